@@ -1,0 +1,1 @@
+"""`elite`: the command line, a gRPC client."""

@@ -1,0 +1,21 @@
+"""The one list of server interceptors, outermost first."""
+
+from __future__ import annotations
+
+import grpc.aio
+
+from services.common.interceptors.error_status import ErrorStatusInterceptor
+from services.common.interceptors.request_log import RequestLogInterceptor
+from services.common.interceptors.request_validation import ValidationInterceptor
+from services.common.interceptors.rpc_metrics import MetricsInterceptor
+from services.common.metrics import RpcMetrics
+
+
+def server_interceptors(metrics: RpcMetrics) -> list[grpc.aio.ServerInterceptor]:
+    """Log and count what the caller sees; translate errors; validate; then the servicer."""
+    return [
+        RequestLogInterceptor(),
+        MetricsInterceptor(metrics),
+        ErrorStatusInterceptor(),
+        ValidationInterceptor(),
+    ]

@@ -1,0 +1,68 @@
+"""What all interceptors share: one coroutine around a call, unary or streaming."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call as an interceptor sees it."""
+
+    method: str  # "/elite.planner.v1.PlannerService/Plan"
+    request: Message
+    context: Any  # grpc.aio.ServicerContext; its stubs miss half its methods
+
+
+class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
+    """Runs `around(call)` around every call with a single request.
+
+    Calls that stream requests (only server reflection here) pass through untouched.
+    """
+
+    @abstractmethod
+    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """Entered before the servicer runs, left when the call has ended."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wraps the handler the next interceptor, or the servicer, gives."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming:
+            return handler
+        method = handler_call_details.method
+        rebuild = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.response_streaming:
+            stream = self._around_stream(method, handler.unary_stream)
+            return grpc.unary_stream_rpc_method_handler(stream, **rebuild)
+        unary = self._around_unary(method, handler.unary_unary)
+        return grpc.unary_unary_rpc_method_handler(unary, **rebuild)
+
+    def _around_unary(self, method: str, behaviour: Any) -> Any:
+        async def wrapped(request: Message, context: Any) -> Any:
+            async with self.around(Call(method, request, context)):
+                return await behaviour(request, context)
+
+        return wrapped
+
+    def _around_stream(self, method: str, behaviour: Any) -> Any:
+        async def wrapped(request: Message, context: Any) -> AsyncIterator[Any]:
+            async with self.around(Call(method, request, context)):
+                async for response in behaviour(request, context):
+                    yield response
+
+        return wrapped

@@ -1,0 +1,45 @@
+"""Turns exceptions into `google.rpc.Status`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc.aio
+
+from services.common.errors import ErrorReason, ServiceError
+from services.common.interceptors.base import AroundInterceptor, Call
+
+logger = logging.getLogger("elite.rpc")
+
+# Where gRPC libraries of all languages look for google.rpc.Status.
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class ErrorStatusInterceptor(AroundInterceptor):
+    """A `ServiceError` reaches the caller with its details; anything else as INTERNAL.
+
+    The text of an unexpected exception may hold paths and secrets: it goes to the log, and the
+    caller gets the request id to look it up.
+    """
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        """Aborts the call with the status of whatever was raised."""
+        try:
+            yield
+        except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
+            raise
+        except ServiceError as error:
+            await _abort(call, error)
+        except Exception:
+            logger.exception("unexpected error", extra={"method": call.method})
+            message = "internal error; the service's log has the details under this request's id"
+            await _abort(call, ServiceError(ErrorReason.INTERNAL, message))
+
+
+async def _abort(call: Call, error: ServiceError) -> None:
+    details = error.to_status().SerializeToString()
+    await call.context.abort(error.status_code, error.message, ((STATUS_DETAILS_KEY, details),))

@@ -1,0 +1,45 @@
+"""Prometheus metrics that every server has: calls and latencies by method and status."""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server
+
+# From a cached in-memory answer to a stress test.
+LATENCY_BUCKETS_SECONDS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
+)  # fmt: skip
+
+
+class RpcMetrics:
+    """`elite_<service>_rpc_requests_total` and `elite_<service>_rpc_duration_seconds`."""
+
+    def __init__(self, service: str, registry: CollectorRegistry = REGISTRY) -> None:
+        self.requests = Counter(
+            f"elite_{service}_rpc_requests",
+            "Finished calls by method and gRPC status.",
+            ["method", "code"],
+            registry=registry,
+        )
+        self.duration_seconds = Histogram(
+            f"elite_{service}_rpc_duration_seconds",
+            "Seconds from the arrival of a call to its end.",
+            ["method", "code"],
+            buckets=LATENCY_BUCKETS_SECONDS,
+            registry=registry,
+        )
+
+    def observe(self, method: str, code: str, seconds: float) -> None:
+        """Counts one finished call."""
+        self.requests.labels(method, code).inc()
+        self.duration_seconds.labels(method, code).observe(seconds)
+
+
+def serve_metrics(address: str, registry: CollectorRegistry = REGISTRY) -> None:
+    """Serves `registry` on `host:port` from a daemon thread; an empty address does nothing.
+
+    Raises `OSError` when the port is taken.
+    """
+    if not address:
+        return
+    host, _, port = address.rpartition(":")
+    start_http_server(int(port), addr=host or "127.0.0.1", registry=registry)

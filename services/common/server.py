@@ -1,0 +1,139 @@
+"""Server bootstrap: every gRPC server of the house starts and stops here.
+
+Health per service (and it is truthful: a service that lost what it needs says NOT_SERVING),
+reflection, message-size and concurrency limits, interceptors, metrics, graceful shutdown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from services.common.interceptors import server_interceptors
+from services.common.metrics import RpcMetrics, serve_metrics
+from services.common.settings import ServerSettings
+
+logger = logging.getLogger("elite.server")
+
+HEALTH_INTERVAL_SECONDS = 1.0
+
+
+async def _always_ready() -> bool:
+    return True
+
+
+async def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class ServiceDefinition:
+    """One gRPC service: its full name, how to add it to a server, and its life."""
+
+    full_name: str
+    metrics_name: str
+    register: Callable[[grpc.aio.Server], None]
+    is_ready: Callable[[], Awaitable[bool]] = _always_ready
+    start: Callable[[], Awaitable[None]] = _nothing
+    stop: Callable[[], Awaitable[None]] = _nothing
+
+
+@dataclass
+class RunningServer:
+    """A started server. `port` is 0 for a Unix socket."""
+
+    server: grpc.aio.Server
+    service: ServiceDefinition
+    health: Any
+    port: int
+    grace_seconds: float
+    health_task: asyncio.Task[None] = field(repr=False)
+
+    async def stop(self) -> None:
+        """Refuses new calls, lets running ones end within the grace period, then stops."""
+        self.health_task.cancel()
+        await self.health.enter_graceful_shutdown()
+        await self.server.stop(self.grace_seconds)
+        await self.service.stop()
+
+
+async def start_server(
+    service: ServiceDefinition, settings: ServerSettings, metrics: RpcMetrics
+) -> RunningServer:
+    """Starts `service` on `settings.address`; returns once it answers calls.
+
+    Raises `OSError` naming the address when it cannot be bound.
+    """
+    server = grpc.aio.server(
+        interceptors=server_interceptors(metrics),
+        maximum_concurrent_rpcs=settings.max_concurrent_requests,
+        options=[
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", settings.max_message_bytes),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    service.register(server)
+    health = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = (service.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    port = _bind(server, settings.address)
+    await service.start()
+    await _report_health(service, health)
+    await server.start()
+    task = asyncio.create_task(_keep_health_truthful(service, health))
+    return RunningServer(server, service, health, port, settings.shutdown_grace_seconds, task)
+
+
+def _bind(server: grpc.aio.Server, address: str) -> int:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: is another process using it?") from error
+    return 0 if address.startswith("unix:") else port
+
+
+async def _report_health(service: ServiceDefinition, health: Any) -> None:
+    serving = health_pb2.HealthCheckResponse.SERVING
+    not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
+    try:
+        status = serving if await service.is_ready() else not_serving
+    except Exception:
+        logger.exception("the readiness check itself failed")
+        status = not_serving
+    await health.set(service.full_name, status)
+    await health.set("", status)
+
+
+async def _keep_health_truthful(service: ServiceDefinition, health: Any) -> None:
+    while True:
+        await asyncio.sleep(HEALTH_INTERVAL_SECONDS)
+        await _report_health(service, health)
+
+
+async def serve(service: ServiceDefinition, settings: ServerSettings) -> None:
+    """Runs a service as a process: until SIGTERM or SIGINT, then drains."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stopping.set)
+    serve_metrics(settings.metrics_address)
+    running = await start_server(service, settings, RpcMetrics(service.metrics_name))
+    logger.info(
+        "serving", extra={"service_name": service.full_name, "address": settings.address,
+                          "port": running.port, "metrics_address": settings.metrics_address}
+    )  # fmt: skip
+    await stopping.wait()
+    logger.info("draining", extra={"grace_seconds": settings.shutdown_grace_seconds})
+    await running.stop()
+    logger.info("stopped")
