@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.common.interceptors import server_interceptors
@@ -83,16 +82,17 @@ async def start_server(
         ],
     )
     service.register(server)
-    health = HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     names = (service.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     port = _bind(server, settings.address)
     await service.start()
-    await _report_health(service, health)
+    await _report_health(service, health_servicer)
     await server.start()
-    task = asyncio.create_task(_keep_health_truthful(service, health))
-    return RunningServer(server, service, health, port, settings.shutdown_grace_seconds, task)
+    task = asyncio.create_task(_keep_health_truthful(service, health_servicer))
+    grace_seconds = settings.shutdown_grace_seconds
+    return RunningServer(server, service, health_servicer, port, grace_seconds, task)
 
 
 def _bind(server: grpc.aio.Server, address: str) -> int:
@@ -103,7 +103,7 @@ def _bind(server: grpc.aio.Server, address: str) -> int:
     return 0 if address.startswith("unix:") else port
 
 
-async def _report_health(service: ServiceDefinition, health: Any) -> None:
+async def _report_health(service: ServiceDefinition, health_servicer: Any) -> None:
     serving = health_pb2.HealthCheckResponse.SERVING
     not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
     try:
@@ -111,14 +111,14 @@ async def _report_health(service: ServiceDefinition, health: Any) -> None:
     except Exception:
         logger.exception("the readiness check itself failed")
         status = not_serving
-    await health.set(service.full_name, status)
-    await health.set("", status)
+    await health_servicer.set(service.full_name, status)
+    await health_servicer.set("", status)
 
 
-async def _keep_health_truthful(service: ServiceDefinition, health: Any) -> None:
+async def _keep_health_truthful(service: ServiceDefinition, health_servicer: Any) -> None:
     while True:
         await asyncio.sleep(HEALTH_INTERVAL_SECONDS)
-        await _report_health(service, health)
+        await _report_health(service, health_servicer)
 
 
 async def serve(service: ServiceDefinition, settings: ServerSettings) -> None:

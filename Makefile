@@ -1,0 +1,58 @@
+# `make` prints what there is. `make demo` and `make test` set up what they need.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+ENVIRONMENT := .venv
+PYTHON_IN := $(ENVIRONMENT)/bin/python
+INSTALLED := $(ENVIRONMENT)/installed
+
+# A virtual environment that happens to be active must not leak in.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+$(INSTALLED): pyproject.toml constraints.txt scripts/setup_environment.sh
+	@scripts/setup_environment.sh
+
+.PHONY: help
+help: ## Print this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(INSTALLED) ## Create .venv and install everything into it
+
+.PHONY: demo
+demo: $(INSTALLED) ## Profile this machine, plan, and train a real model for a few steps
+	@$(ENVIRONMENT)/bin/elite demo
+
+.PHONY: up
+up: $(INSTALLED) ## Start all services on this machine; Ctrl-C stops them
+	@$(ENVIRONMENT)/bin/elite up
+
+.PHONY: test
+test: $(INSTALLED) ## Run every test that needs no system package
+	@$(PYTHON_IN) -m pytest
+
+.PHONY: lint
+lint: $(INSTALLED) ## Check style, types, imports, protos and the generated code
+	@$(ENVIRONMENT)/bin/ruff check .
+	@$(ENVIRONMENT)/bin/ruff format --check .
+	@$(ENVIRONMENT)/bin/mypy
+	@$(ENVIRONMENT)/bin/lint-imports --no-logo
+	@$(ENVIRONMENT)/bin/buf lint protos
+	@$(ENVIRONMENT)/bin/shellcheck scripts/*.sh .ci/run
+	@$(PYTHON_IN) scripts/generate_protos.py --check
+
+.PHONY: format
+format: $(INSTALLED) ## Format the code
+	@$(ENVIRONMENT)/bin/ruff check --fix .
+	@$(ENVIRONMENT)/bin/ruff format .
+
+.PHONY: proto
+proto: $(INSTALLED) ## Generate Python from the protos
+	@$(PYTHON_IN) scripts/generate_protos.py
+
+.PHONY: bench-planner
+bench-planner: $(INSTALLED) ## Measure Plan beside an empty call; writes bench/results/planner.json
+	@$(PYTHON_IN) -m bench.planner
+
+.PHONY: clean
+clean: ## Remove the environment and everything runs have left in .elite
+	@rm -rf $(ENVIRONMENT) .elite
