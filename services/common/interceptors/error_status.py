@@ -11,6 +11,7 @@ import grpc.aio
 
 from services.common.errors import ErrorReason, ServiceError
 from services.common.interceptors.base import AroundInterceptor, Call
+from services.common.logging import request_id
 
 logger = logging.getLogger("elite.rpc")
 
@@ -36,8 +37,10 @@ class ErrorStatusInterceptor(AroundInterceptor):
             await _abort(call, error)
         except Exception:
             logger.exception("unexpected error", extra={"method": call.method})
-            message = "internal error; the service's log has the details under this request's id"
-            await _abort(call, ServiceError(ErrorReason.INTERNAL, message))
+            known_as = request_id.get()
+            message = f"internal error; the service's log has the details under {known_as}"
+            metadata = {"request_id": known_as}
+            await _abort(call, ServiceError(ErrorReason.INTERNAL, message, metadata=metadata))
 
 
 async def _abort(call: Call, error: ServiceError) -> None:

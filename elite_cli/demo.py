@@ -1,0 +1,149 @@
+"""The demo: a local stack of its own, the real services, a real run."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from elite.planner.v1 import planner_pb2
+from elite.trainer.v1 import trainer_pb2
+from elite_cli.commands.up import stack_options
+from elite_cli.connections import Connections
+from elite_cli.endpoints import LOCK_FILE, stack_is_running
+from elite_cli.errors import CliError, bad_option
+from elite_cli.model_reference import read_model
+from elite_cli.output import note, output_console
+from elite_cli.planning import PlanOptions, make_plan
+from elite_cli.quantities import format_duration
+from elite_cli.render.plan import render_plan_response
+from elite_cli.render.profile import render_profile
+from elite_cli.settings import PLANNER, PROFILER, TRAINER, CliSettings
+from elite_cli.stack.local_stack import LocalStack
+from elite_cli.stack.process_group import termination_as_interrupt
+from elite_cli.stress import run_stress_test
+from elite_cli.training import TrainOptions, create_run, run_spec
+from elite_cli.watch import watch_run
+
+# What the steps together may take; evaluation, start and stop come on top, and the whole demo is
+# to stay below five minutes on two slow cores.
+TRAINING_SECONDS = 120.0
+FEWEST_STEPS = 4
+MOST_STEPS = 12
+
+# High for LoRA, because the steps are so few.
+LEARNING_RATE = 1e-3
+EVALUATION_WINDOWS = 2
+
+# Tests and vendored code; what is left is the library's own source.
+EXCLUDED = (
+    "test/*", "*/test/*", "*/tests/*", "*/idle_test/*", "lib2to3/*", "site-packages/*",
+    "dist-packages/*", "ensurepip/*", "__pycache__/*", "*/__pycache__/*", "config-*",
+)  # fmt: skip
+
+
+def run_demo(settings: CliSettings, directory: Path, model: str) -> None:
+    """Runs it. Raises `CliError` when any part fails; everything is stopped then, too."""
+    started = time.monotonic()
+    directory = directory.expanduser().absolute()
+    _empty(directory)
+    console = output_console()
+    with termination_as_interrupt():
+        with LocalStack(stack_options(directory, port_base=0), note) as stack:
+            with Connections(_of(stack, settings)) as connections:
+                _profile_plan_train(console, connections, model)
+            stack.check()
+        _report_end(console, stack, time.monotonic() - started)
+
+
+def _empty(directory: Path) -> None:
+    """A fresh folder; refuses to empty one that no earlier demo has made."""
+    if stack_is_running(directory):
+        raise bad_option("--directory", f"a demo is running in {directory}", "wait for its end")
+    if (directory / LOCK_FILE).exists():
+        shutil.rmtree(directory)
+    elif directory.is_dir() and any(directory.iterdir()):
+        problem = f"{directory} is not empty and not from a demo"
+        raise bad_option("--directory", problem, "give a new folder")
+
+
+def _of(stack: LocalStack, settings: CliSettings) -> CliSettings:
+    addresses = stack.endpoints.addresses
+    return CliSettings(
+        profiler_address=addresses[PROFILER],
+        planner_address=addresses[PLANNER],
+        trainer_address=addresses[TRAINER],
+        state_directory_option=stack.options.state_directory,
+        verbose=settings.verbose,
+    )
+
+
+def _profile_plan_train(console: Console, connections: Connections, model: str) -> None:
+    _heading(console, "This machine, measured")
+    profile = run_stress_test(connections.profiler, quick=True)
+    console.print()
+    render_profile(console, profile)
+    _heading(console, f"The plan, for steps of at most {format_duration(_longest_step())}")
+    response = _plan(connections, model)
+    render_plan_response(console, response)
+    if not response.HasField("chosen"):
+        raise CliError("no tier fits this machine, so there is nothing to train")
+    _heading(console, "Training on Python's standard library")
+    options = _train_options(response.chosen)
+    spec = run_spec(options, response.chosen, None)
+    run = create_run(connections.trainer, spec, "").run
+    note(f"Run {run.run_id}: {options.steps} steps over {options.data}")
+    _check_outcome(watch_run(connections.trainer, run.run_id, json=False))
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print()
+    console.rule(f"[bold]{text}[/bold]", align="left")
+    console.print()
+
+
+def _longest_step() -> float:
+    return TRAINING_SECONDS / FEWEST_STEPS
+
+
+def _plan(connections: Connections, model: str) -> planner_pb2.PlanResponse:
+    """A plan whose steps leave time for a few; on a very slow machine tier 1 all the same."""
+    choice = read_model(model)
+    limit = f"{_longest_step():.0f}"
+    response = make_plan(connections, choice, PlanOptions(max_step_seconds=limit))
+    if response.HasField("chosen"):
+        return response
+    note("This machine is too slow for that: tier 1 is planned without a limit.")
+    return make_plan(connections, choice, PlanOptions(tier=1))
+
+
+def _train_options(plan: planner_pb2.Plan) -> TrainOptions:
+    steps = int(TRAINING_SECONDS / max(plan.step_seconds, 0.001))
+    return TrainOptions(
+        data=sysconfig.get_path("stdlib"),
+        steps=min(MOST_STEPS, max(FEWEST_STEPS, steps)),
+        learning_rate=LEARNING_RATE,
+        include=("*.py",),
+        exclude=EXCLUDED,
+        evaluation_windows=EVALUATION_WINDOWS,
+        name="demo",
+    )
+
+
+def _check_outcome(run: trainer_pb2.Run) -> None:
+    if not Path(run.adapter_path).is_dir():
+        raise CliError(f"the run succeeded, but there is no adapter at {run.adapter_path!r}")
+
+
+def _report_end(console: Console, stack: LocalStack, seconds: float) -> None:
+    left = stack.living_processes()
+    if left:
+        raise CliError(f"processes are left behind: {', '.join(map(str, left))}")
+    console.print(
+        f"\nThe demo took {format_duration(seconds)}; no process is left. "
+        f"Logs: {stack.logs_directory}",
+        soft_wrap=True,
+    )

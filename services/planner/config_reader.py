@@ -1,0 +1,172 @@
+"""Reads the fields of a config.json, and refuses what the planner cannot vouch for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from services.common.errors import ServiceError, invalid_field
+from services.planner.architectures import Architecture, architectures, refusals
+
+# Activation functions whose memory is known: fused kernels that keep their input only, and
+# gelu_new, which transformers writes out in five operations.
+ACTIVATIONS = frozenset({"silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_new"})
+
+_LARGEST: Mapping[str, int] = {
+    "num_hidden_layers": 1024,
+    "hidden_size": 1 << 17,
+    "intermediate_size": 1 << 19,
+    "num_attention_heads": 4096,
+    "num_key_value_heads": 4096,
+    "head_dim": 256,
+    "vocab_size": 1 << 24,
+    "max_position_embeddings": 1 << 30,
+}
+_MIXTURE_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_MULTIMODAL_FIELDS = ("vision_config", "audio_config", "text_config")
+
+
+class ConfigReader:
+    """One config.json, with `field` as its path in the request for error messages."""
+
+    def __init__(self, config: Mapping[str, Any], field: str) -> None:
+        self._config = config
+        self._field = field
+        self._architecture: Architecture | None = None
+
+    def architecture(self) -> Architecture:
+        """The table's row for this config. Raises `ServiceError` for an unsupported one."""
+        model_type = self._config.get("model_type")
+        found = architectures().get(model_type) if isinstance(model_type, str) else None
+        if found is None:
+            raise self._unsupported(model_type)
+        self._refuse_extensions()
+        self._architecture = found
+        for name, meaning in found.refuse.items():
+            if self._config.get(name, found.defaults.get(name)):
+                raise self.error(name, f"asks for {meaning}", "plan for a model without it")
+        for name, meaning in found.require.items():
+            if not self._config.get(name, found.defaults.get(name)):
+                raise self.error(name, f"asks for {meaning}", "plan for a model without it")
+        return found
+
+    def sizes(self) -> dict[str, int]:
+        """Layer count, widths, head counts, vocabulary and positions."""
+        hidden = self._size("hidden_size")
+        heads = self._size("num_attention_heads")
+        groups = self._size("num_key_value_heads", heads)
+        if heads % groups:
+            problem = f"is {groups}, which does not divide {heads} attention heads"
+            raise self.error("num_key_value_heads", problem, "a divisor of num_attention_heads")
+        return {
+            "layer_count": self._size("num_hidden_layers"),
+            "hidden_size": hidden,
+            "intermediate_size": self._size("intermediate_size"),
+            "query_head_count": heads,
+            "key_value_head_count": groups,
+            "head_size": self._head_size(hidden, heads),
+            "vocabulary_size": self._size("vocab_size"),
+            "max_position_embeddings": self._size("max_position_embeddings"),
+        }
+
+    def flag(self, name: bool | str) -> bool:
+        """A boolean field (or the constant itself), with the architecture's default."""
+        if isinstance(name, bool):
+            return name
+        value = self._value(name)
+        if not isinstance(value, bool):
+            raise self.error(name, f"is {value!r}", "true or false")
+        return value
+
+    def activation(self) -> str:
+        """The MLP's activation function."""
+        name = "hidden_activation" if self._config.get("hidden_activation") else "hidden_act"
+        value = self._value(name)
+        if value not in ACTIVATIONS:
+            fix = f"a model with one of {', '.join(sorted(ACTIVATIONS))}"
+            raise self.error(name, f"is {value!r}, whose memory is not known", fix)
+        return str(value)
+
+    def sliding_window(self, layer_count: int) -> tuple[int, int]:
+        """How many layers attend to a window only, and how many tokens it has; (0, 0) if none."""
+        rule = self._row.sliding_window
+        switched_on = rule != "flag" or self.flag("use_sliding_window")
+        if not rule or not switched_on or self._value("sliding_window") is None:
+            return 0, 0
+        window = self._size("sliding_window")
+        return self._windowed_layers(rule, layer_count), window
+
+    def error(self, name: str, problem: str, fix: str) -> ServiceError:
+        """The error for one field of the config."""
+        return invalid_field(f"{self._field}.{name}", problem, fix)
+
+    @property
+    def _row(self) -> Architecture:
+        assert self._architecture is not None, "architecture() comes first"
+        return self._architecture
+
+    def _windowed_layers(self, rule: str, layer_count: int) -> int:
+        types = self._config.get("layer_types")
+        if isinstance(types, list):
+            return sum(kind == "sliding_attention" for kind in types[:layer_count])
+        if rule == "pattern":
+            every = self._size("sliding_window_pattern")
+            return layer_count - layer_count // every
+        if rule == "flag" and self._value("max_window_layers") is not None:
+            return max(0, layer_count - self._size("max_window_layers"))
+        return layer_count
+
+    def _head_size(self, hidden: int, heads: int) -> int:
+        if self._value("head_dim") is not None:
+            return self._size("head_dim")
+        if hidden % heads:
+            problem = f"is {hidden}, which {heads} attention heads do not divide"
+            raise self.error("hidden_size", problem, "a multiple, or give head_dim")
+        if hidden // heads > _LARGEST["head_dim"]:
+            problem = f"gives heads of {hidden // heads} channels over {heads} heads"
+            raise self.error("num_attention_heads", problem, "attention kernels end at 256")
+        return hidden // heads
+
+    def _value(self, name: str) -> Any:
+        if name in self._config:
+            return self._config[name]
+        return self._row.defaults.get(name)
+
+    def _size(self, name: str, default: int | None = None) -> int:
+        value = self._value(name)
+        if value is None:
+            value = default
+        if value is None:
+            raise self.error(name, "is missing", "give the model's whole config.json")
+        largest = _LARGEST.get(name, 1 << 30)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not 1 <= value <= largest:
+            raise self.error(name, f"is {value!r}", f"a whole number from 1 to {largest}")
+        return int(value)
+
+    def _refuse_extensions(self) -> None:
+        for name in _MIXTURE_FIELDS:
+            if self._config.get(name):
+                raise self.error(name, "makes it a mixture of experts", "plan for a dense model")
+        for name in _MULTIMODAL_FIELDS:
+            if self._config.get(name):
+                fix = "give the config of its text model alone"
+                raise self.error(name, "makes it multimodal", fix)
+        if self._config.get("quantization_config"):
+            fix = "plan for the original model; NF4 is the planner's to choose"
+            raise self.error("quantization_config", "says the weights are quantised already", fix)
+
+    def _unsupported(self, model_type: object) -> ServiceError:
+        if model_type is None:
+            return self.error("model_type", "is missing", "give the model's whole config.json")
+        reason = refusals().get(model_type) if isinstance(model_type, str) else None
+        if reason:
+            return self.error("model_type", f"{model_type} is not supported: {reason}", _supported())
+        close = difflib.get_close_matches(str(model_type), architectures(), n=2)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        return self.error("model_type", f"is {model_type!r}, which is unknown", hint + _supported())
+
+
+def _supported() -> str:
+    return f"supported are {', '.join(architectures())}"

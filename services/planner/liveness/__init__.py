@@ -1,0 +1,1 @@
+"""What one decoder layer keeps alive, moment by moment, derived without torch."""

@@ -1,0 +1,129 @@
+"""The gRPC face of the trainer: convert, call `Runs`, convert."""
+
+# gRPC chooses the methods' names and arguments.
+# ruff: noqa: N802, ARG002
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import grpc.aio
+import redis
+
+from elite.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from services.common.server import ServiceDefinition
+from services.trainer.api import convert
+from services.trainer.api.runs import Runs
+from services.trainer.api.settings import TrainerApiSettings
+from services.trainer.api.sweep import Sweep
+from services.trainer.api.watch import watch_run
+from services.trainer.jobs.connection import async_client, store_errors
+from services.trainer.jobs.fleet import Fleet
+from services.trainer.jobs.queue import RunQueue
+from services.trainer.jobs.store import RunStore
+
+SERVICE_NAME = "elite.trainer.v1.TrainerService"
+
+
+class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
+    """Every method raises `ServiceError`; STORE_UNAVAILABLE while Redis is away."""
+
+    def __init__(self, settings: TrainerApiSettings) -> None:
+        self._settings = settings
+        self._client = async_client(settings.trainer)
+        self._store = RunStore(self._client, settings.trainer.event_stream_length)
+        self._queue = RunQueue(settings.trainer)
+        fleet = Fleet(self._client, settings.trainer)
+        self._runs = Runs(settings.trainer, self._store, self._queue, fleet)
+        self._sweep = Sweep(settings, self._store, fleet, self._runs)
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def CreateRun(
+        self, request: trainer_pb2.CreateRunRequest, context: Any
+    ) -> trainer_pb2.CreateRunResponse:
+        """Records and queues a run."""
+        with store_errors(self._settings.trainer):
+            return trainer_pb2.CreateRunResponse(run=await self._runs.create(request))
+
+    async def GetRun(
+        self, request: trainer_pb2.GetRunRequest, context: Any
+    ) -> trainer_pb2.GetRunResponse:
+        """Reads one run."""
+        with store_errors(self._settings.trainer):
+            return trainer_pb2.GetRunResponse(run=await self._runs.get(request.run_id))
+
+    async def ListRuns(
+        self, request: trainer_pb2.ListRunsRequest, context: Any
+    ) -> trainer_pb2.ListRunsResponse:
+        """Reads a page of runs, newest first."""
+        size = convert.page_size(request)
+        before, states = convert.page_start(request), convert.wanted_states(request.states)
+        with store_errors(self._settings.trainer):
+            runs = await self._runs.page(before, states, size + 1)
+        more = len(runs) > size
+        token = runs[size - 1].run_id if more else ""
+        return trainer_pb2.ListRunsResponse(runs=runs[:size], next_page_token=token)
+
+    async def WatchRun(
+        self, request: trainer_pb2.WatchRunRequest, context: Any
+    ) -> AsyncIterator[trainer_pb2.WatchRunResponse]:
+        """Streams a run's events until it ends."""
+        with store_errors(self._settings.trainer):
+            outage = self._settings.watch_outage_seconds
+            events = watch_run(self._client, self._store, request.run_id, request.cursor, outage)
+            async for event in events:
+                yield trainer_pb2.WatchRunResponse(event=event)
+
+    async def CancelRun(
+        self, request: trainer_pb2.CancelRunRequest, context: Any
+    ) -> trainer_pb2.CancelRunResponse:
+        """Ends a run, or asks its worker to."""
+        with store_errors(self._settings.trainer):
+            return trainer_pb2.CancelRunResponse(run=await self._runs.cancel(request.run_id))
+
+    async def ResumeRun(
+        self, request: trainer_pb2.ResumeRunRequest, context: Any
+    ) -> trainer_pb2.ResumeRunResponse:
+        """Queues an ended run again."""
+        with store_errors(self._settings.trainer):
+            return trainer_pb2.ResumeRunResponse(run=await self._runs.resume(request.run_id))
+
+    async def is_ready(self) -> bool:
+        """Whether Redis answers."""
+        try:
+            return bool(await self._client.ping())
+        except redis.RedisError:
+            return False
+
+    async def start(self) -> None:
+        """Starts the sweep. Redis may come later."""
+        self._sweeping = asyncio.create_task(self._sweep.run())
+
+    async def stop(self) -> None:
+        """Stops the sweep and closes all connections."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._sweeping
+        self._queue.close()
+        await self._client.aclose()
+
+
+def trainer_service(settings: TrainerApiSettings) -> ServiceDefinition:
+    """The trainer's API as a service that `services.common.server` can run."""
+    servicer = TrainerServicer(settings)
+
+    def register(server: grpc.aio.Server) -> None:
+        trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server)
+
+    return ServiceDefinition(
+        full_name=SERVICE_NAME,
+        metrics_name="trainer",
+        register=register,
+        is_ready=servicer.is_ready,
+        start=servicer.start,
+        stop=servicer.stop,
+    )

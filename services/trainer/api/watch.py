@@ -1,0 +1,54 @@
+"""Follows the events of a run for one caller."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import redis
+
+from elite.trainer.v1 import trainer_pb2
+from services.trainer.jobs.connection import is_unavailable
+from services.trainer.jobs.events import EventStream
+from services.trainer.jobs.states import TERMINAL_STATES
+from services.trainer.jobs.store import RunStore
+
+logger = logging.getLogger("elite.trainer.api")
+
+# One blocking read; below the connection's timeout.
+_WAIT_SECONDS = 1.0
+_RETRY_SECONDS = 0.25
+
+
+async def watch_run(
+    client: Any, store: RunStore, run_id: str, cursor: str, outage_seconds: float
+) -> AsyncIterator[trainer_pb2.RunEvent]:
+    """Yields the run's events after `cursor` until the run has ended and all of them are told.
+
+    Bears Redis being away for `outage_seconds` at a time, then raises what redis-py raised.
+    Raises `RunNotFoundError`.
+    """
+    await store.state(run_id)
+    stream = EventStream(client, run_id)
+    position = await stream.usable_cursor(cursor)
+    last_answer = time.monotonic()
+    while True:
+        try:
+            # The state first: once it is terminal, all events have been written.
+            ended = await store.state(run_id) in TERMINAL_STATES
+            events = await stream.read(position, 0 if ended else _WAIT_SECONDS)
+        except redis.RedisError as error:
+            if not is_unavailable(error) or time.monotonic() - last_answer > outage_seconds:
+                raise
+            logger.debug("watching on without redis", extra={"run_id": run_id})
+            await asyncio.sleep(_RETRY_SECONDS)
+            continue
+        last_answer = time.monotonic()
+        for event in events:
+            yield event
+            position = event.cursor
+        if ended and not events:
+            return

@@ -1,0 +1,109 @@
+"""Folders that are either whole or not there, after any crash.
+
+A folder is written under a temporary name, gets a manifest with the checksum of every file, is
+flushed to disk and renamed. A reader trusts a folder when its manifest agrees.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+_TEMPORARY = ".tmp"
+
+
+class CorruptFolder(Exception):
+    """A folder's files do not agree with its manifest."""
+
+
+def replace_folder(destination: Path, write: Callable[[Path], None]) -> int:
+    """Writes `destination` through `write(folder)`; returns its size in bytes.
+
+    What stood there before stays until the new folder is complete on disk. One writer at a time.
+    Raises whatever `write` raises, and then leaves no trace.
+    """
+    temporary = destination.with_name(destination.name + _TEMPORARY)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write(temporary)
+        size_bytes = _write_manifest(temporary)
+        _flush(temporary)
+        if destination.exists():
+            shutil.rmtree(destination)
+        os.rename(temporary, destination)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _flush_entry(destination.parent)
+    return size_bytes
+
+
+def verify_folder(folder: Path) -> None:
+    """Raises `CorruptFolder` unless every file has the size and checksum of the manifest."""
+    try:
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, expected in listed.items():
+            if _entry(folder / name) != expected:
+                raise CorruptFolder(f"{folder / name} is not what was written")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptFolder(f"{folder} has no readable manifest ({error})") from error
+
+
+def cached_folder(destination: Path, write: Callable[[Path], None]) -> bool:
+    """Makes sure `destination` is whole, writing it if it is not; True when it was there already.
+
+    Safe among processes: a lock lets one of them write while the others wait, and then all use the
+    result. The lock ends with its process.
+    """
+    with _locked(destination):
+        try:
+            verify_folder(destination)
+            return True
+        except CorruptFolder:
+            replace_folder(destination, write)
+            return False
+
+
+@contextmanager
+def _locked(destination: Path) -> Iterator[None]:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with destination.with_name(destination.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write_manifest(folder: Path) -> int:
+    files = {str(path.relative_to(folder)): _entry(path) for path in _files(folder)}
+    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
+    return sum(path.stat().st_size for path in _files(folder))
+
+
+def _entry(path: Path) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _flush(folder: Path) -> None:
+    for path in [*_files(folder), folder]:
+        _flush_entry(path)
+
+
+def _flush_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,48 @@
+"""What the owner of a running run may do: keep its lease and add events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from services.trainer.jobs import keys, scripts
+from services.trainer.jobs.errors import LeaseLostError
+
+
+class LeaseStatus(StrEnum):
+    """Answer to a renewal."""
+
+    HELD = "held"
+    # Held, and somebody asked to cancel the run.
+    CANCEL_REQUESTED = "cancel"
+    LOST = "lost"
+
+
+class RunLease:
+    """One owner's hold on one run. A second owner makes every method say that it is lost."""
+
+    def __init__(
+        self, client: Any, run_id: str, owner: str, seconds: float, event_stream_length: int
+    ) -> None:
+        self._keys = [keys.run_key(run_id), keys.lease_key(run_id)]
+        self._stream_keys = [keys.run_key(run_id), keys.events_key(run_id)]
+        self._milliseconds = int(seconds * 1000)
+        self._stream_length = event_stream_length
+        self._renew = client.register_script(scripts.RENEW)
+        self._append = client.register_script(scripts.APPEND)
+        self.owner = owner
+
+    async def renew(self) -> LeaseStatus:
+        """Extends the lease by its full length from now."""
+        answer = await self._renew(keys=self._keys, args=[self.owner, self._milliseconds])
+        return LeaseStatus(answer.decode())
+
+    async def append(self, first_number: int, events: Sequence[bytes], progress: bytes) -> None:
+        """Adds events, numbered from `first_number` within this attempt, and stores the progress.
+
+        Sending the same numbers again adds nothing. Raises `LeaseLostError`.
+        """
+        arguments = [self.owner, self._stream_length, progress, first_number, *events]
+        if await self._append(keys=self._stream_keys, args=arguments) == b"lost":
+            raise LeaseLostError

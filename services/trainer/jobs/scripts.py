@@ -1,0 +1,126 @@
+"""Lua scripts: each changes several keys at once, or none of them.
+
+Redis runs a script whole, so nobody sees a state without its event, or an event without its state.
+"""
+
+from __future__ import annotations
+
+# Records a new run. Answers with the id of the run that the request_id belongs to (this one or an
+# earlier one), or with '' when the run id is taken.
+CREATE = """
+local request, run, events, all_runs, state_index, waiting, unsent = unpack(KEYS)
+local run_id, request_id, now, stream_length, event = unpack(ARGV, 1, 5)
+if request_id ~= '' then
+  local earlier = redis.call('GET', request)
+  if earlier then return earlier end
+end
+if redis.call('EXISTS', run) == 1 then
+  -- The same creation time: this very call, sent again after its answer was lost.
+  if redis.call('HGET', run, 'created_at') == now then return run_id end
+  return ''
+end
+if request_id ~= '' then redis.call('SET', request, run_id) end
+redis.call('HSET', run, unpack(ARGV, 6))
+redis.call('ZADD', all_runs, 0, run_id)
+redis.call('ZADD', state_index, 0, run_id)
+redis.call('ZADD', waiting, now, run_id)
+redis.call('ZADD', unsent, now, run_id)
+redis.call('XADD', events, 'MAXLEN', '~', stream_length, '*', 'event', event)
+return run_id
+"""
+
+# Moves a run to another state if its record still has the version the caller has read.
+# lease_rule: 'any'; 'free': nobody may hold the lease; 'mine': the record must name the owner.
+# A run that comes to RUNNING gets the lease, any other loses it.
+TRANSITION = """
+local run, events, lease, waiting, unsent, old_index, new_index = unpack(KEYS)
+local run_id, version, now, stream_length, event = unpack(ARGV, 1, 5)
+local lease_rule, owner, lease_milliseconds, is_waiting, is_unsent = unpack(ARGV, 6, 10)
+if redis.call('HGET', run, 'version') ~= version then return 'stale' end
+if lease_rule == 'free' and redis.call('EXISTS', lease) == 1 then return 'leased' end
+if lease_rule == 'mine' and redis.call('HGET', run, 'owner') ~= owner then return 'lost' end
+redis.call('HSET', run, unpack(ARGV, 11))
+redis.call('HINCRBY', run, 'version', 1)
+redis.call('ZREM', old_index, run_id)
+redis.call('ZADD', new_index, 0, run_id)
+if is_waiting == '1' then
+  redis.call('ZADD', waiting, 'NX', now, run_id)
+else
+  redis.call('ZREM', waiting, run_id)
+end
+if is_unsent == '1' then
+  redis.call('ZADD', unsent, now, run_id)
+else
+  redis.call('ZREM', unsent, run_id)
+end
+if lease_milliseconds ~= '0' then
+  redis.call('SET', lease, owner, 'PX', lease_milliseconds)
+else
+  redis.call('DEL', lease)
+end
+redis.call('XADD', events, 'MAXLEN', '~', stream_length, '*', 'event', event)
+return 'done'
+"""
+
+# Asks the worker of a running run to end it.
+REQUEST_CANCEL = """
+local run = KEYS[1]
+if redis.call('HGET', run, 'version') ~= ARGV[1] then return 'stale' end
+redis.call('HSET', run, 'cancel_requested', '1', 'detail', ARGV[2])
+redis.call('HINCRBY', run, 'version', 1)
+return 'done'
+"""
+
+# Keeps the lease alive. A lease that has expired while Redis was away is taken again, as long as
+# nobody else has the run.
+RENEW = """
+local run, lease = unpack(KEYS)
+local owner, lease_milliseconds = unpack(ARGV)
+local state, holder, cancel = unpack(redis.call('HMGET', run, 'state', 'owner', 'cancel_requested'))
+local held = redis.call('GET', lease)
+if state ~= 'running' or holder ~= owner or (held and held ~= owner) then return 'lost' end
+redis.call('SET', lease, owner, 'PX', lease_milliseconds)
+if cancel == '1' then return 'cancel' end
+return 'held'
+"""
+
+# Ends the lease of an owner that is known to be dead.
+RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+# Stores events and progress of the owner's attempt. Events are numbered from 1 within an attempt,
+# so that a batch whose answer was lost can be sent again.
+APPEND = """
+local run, events = unpack(KEYS)
+local owner, stream_length, progress, first = unpack(ARGV, 1, 4)
+local state, holder, stored = unpack(redis.call('HMGET', run, 'state', 'owner', 'event_sequence'))
+if state ~= 'running' or holder ~= owner then return 'lost' end
+stored = tonumber(stored or '0')
+for index = 5, #ARGV do
+  local number = tonumber(first) + index - 5
+  if number > stored then
+    redis.call('XADD', events, 'MAXLEN', '~', stream_length, '*', 'event', ARGV[index])
+    stored = number
+  end
+end
+redis.call('HSET', run, 'event_sequence', stored, 'progress', progress)
+return 'held'
+"""
+
+# Notes that a worker is alive, by the clock of Redis, and forgets those gone for a day.
+HEARTBEAT = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 86400000)
+return now
+"""
+
+# Counts the workers heard of within so many milliseconds.
+COUNT_WORKERS = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+return redis.call('ZCOUNT', KEYS[1], now - ARGV[1], '+inf')
+"""

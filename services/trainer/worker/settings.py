@@ -1,0 +1,70 @@
+"""Settings of a worker, read from `ELITE_TRAINER_WORKER_*`; see also `TrainerSettings`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from services.trainer.settings import TrainerSettings
+
+
+class TrainerWorkerSettings(BaseSettings):
+    """How a worker runs engines and how patient it is with them."""
+
+    model_config = SettingsConfigDict(env_prefix="ELITE_TRAINER_WORKER_")
+
+    trainer: TrainerSettings = Field(
+        default_factory=TrainerSettings, description="shared with the API: ELITE_TRAINER_*"
+    )
+    metrics_address: str = Field(
+        default="", description="host:port of the Prometheus endpoint; empty switches it off"
+    )
+    planner_address: str = Field(
+        default="", description="planner to report measured outcomes to; empty: none"
+    )
+    engine_command: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(sys.executable, "-m", "services.trainer.engine"),
+        description="the engine, as a shell would split it; lets operators wrap it, as in "
+        "'numactl -N 0 python -m services.trainer.engine'",
+    )
+    maximum_deliveries: int = Field(
+        default=3,
+        ge=1,
+        description="a run whose worker or engine vanishes so often in a row has failed",
+    )
+    heartbeat_seconds: float = Field(default=5.0, gt=0, description="pause between heartbeats")
+    poll_seconds: float = Field(
+        default=1.0, gt=0, description="pause between looks at the cancel flag and lease renewals"
+    )
+    cancel_grace_seconds: float = Field(
+        default=60.0, ge=0, description="from SIGTERM to SIGKILL for an engine that is cancelled"
+    )
+    drain_grace_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        description="from SIGTERM to SIGKILL for an engine whose worker shuts down",
+    )
+    store_outage_seconds: float = Field(
+        default=3600.0, ge=0, description="how long a run's end is kept while Redis is away"
+    )
+    buffered_events: int = Field(
+        default=10_000, ge=100, description="events kept while Redis is away; then the oldest go"
+    )
+    log_format: Literal["json", "text"] = "json"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("engine_command", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+    @field_validator("engine_command")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("names no program")
+        return value

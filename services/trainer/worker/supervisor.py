@@ -1,0 +1,293 @@
+"""Supervises the engine of one run from start to end.
+
+Three things go on at once: the engine's events are read and relayed; the lease is renewed and the
+cancel flag and the worker's shutdown are looked at; the engine's exit is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import time
+from enum import Enum
+from typing import Any
+
+import redis
+from google.protobuf import json_format
+
+from elite.trainer.v1 import trainer_pb2
+from services.trainer.jobs.connection import async_client, is_unavailable
+from services.trainer.jobs.errors import LeaseLostError
+from services.trainer.jobs.lease import LeaseStatus, RunLease
+from services.trainer.jobs.records import Field, RunRecord
+from services.trainer.jobs.states import (
+    CANCELLED,
+    FAILED,
+    RESUMING,
+    SUCCEEDED,
+    TERMINAL_STATES,
+    state_name,
+)
+from services.trainer.jobs.store import RunStore, Transition
+from services.trainer.worker.drain import is_draining
+from services.trainer.worker.engine_process import EngineProcess
+from services.trainer.worker.event_relay import EventRelay
+from services.trainer.worker.identity import lease_owner
+from services.trainer.worker.metrics import WorkerMetrics
+from services.trainer.worker.outcome import (
+    EXIT_DRAINED,
+    EngineEnd,
+    StopReason,
+    failure_of,
+    log_tail,
+    memory_kill_count,
+)
+from services.trainer.worker.outcome_report import report_outcome
+from services.trainer.worker.progress import ProgressTracker
+from services.trainer.worker.run_directory import RunDirectory
+from services.trainer.worker.settings import TrainerWorkerSettings
+from services.trainer.worker.take_up import take_up
+
+logger = logging.getLogger("elite.trainer.worker")
+
+_RETRY_SECONDS = 0.5
+# The engine and its group are dead by then; what they wrote is in the pipe.
+_LAST_EVENTS_SECONDS = 5.0
+
+
+class Verdict(Enum):
+    """What becomes of the queue message."""
+
+    DONE = "done"
+    REQUEUE = "requeue"
+
+
+async def supervise(
+    run_id: str, settings: TrainerWorkerSettings, metrics: WorkerMetrics
+) -> Verdict:
+    """Takes the run up, if it is to be taken up, and brings this attempt to its end.
+
+    Raises redis-py's errors when Redis is away at the start, or too long at the end.
+    """
+    if is_draining():
+        return Verdict.REQUEUE
+    client = async_client(settings.trainer)
+    try:
+        store = RunStore(client, settings.trainer.event_stream_length)
+        record = await take_up(store, run_id, settings)
+        if record is None:
+            return Verdict.DONE
+        return await Attempt(record, settings, client, store, metrics).run()
+    finally:
+        await client.aclose()
+
+
+class Attempt:
+    """One engine's life on one run."""
+
+    def __init__(
+        self,
+        record: RunRecord,
+        settings: TrainerWorkerSettings,
+        client: Any,
+        store: RunStore,
+        metrics: WorkerMetrics,
+    ) -> None:
+        shared = settings.trainer
+        self._record = record
+        self._run_id = record.run_id
+        self._settings = settings
+        self._store = store
+        self._metrics = metrics
+        self._owner = lease_owner()
+        self._lease = RunLease(
+            client, self._run_id, self._owner, shared.lease_seconds, shared.event_stream_length
+        )
+        self._relay = EventRelay(self._lease, settings.buffered_events)
+        self._tracker = ProgressTracker(record.run, metrics)
+        self._directory = RunDirectory(shared.runs_directory, self._run_id)
+        self._engine: EngineProcess | None = None
+        self._stop_reason = StopReason.NONE
+        self._kill_at = float("inf")
+
+    async def run(self) -> Verdict:
+        """Runs the engine and records how it ended."""
+        logger.info("run taken up", extra={"run_id": self._run_id})
+        self._metrics.run_started(self._record.run)
+        ended: Transition | None = None
+        helpers = [asyncio.create_task(self._relay.run()), asyncio.create_task(self._keep())]
+        try:
+            ended = await self._run_to_end()
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            is_end = ended is not None and ended.target in TERMINAL_STATES
+            self._metrics.run_left(ended.target if ended is not None and is_end else None)
+        if ended is None:
+            return Verdict.DONE
+        await report_outcome(self._settings.planner_address, self._record.run, self._tracker)
+        return Verdict.REQUEUE if ended.target == RESUMING else Verdict.DONE
+
+    async def _run_to_end(self) -> Transition | None:
+        """Returns the step taken; None when the run was lost to another worker."""
+        try:
+            step = self._step_after(await self._run_engine())
+        except OSError as error:
+            logger.exception("cannot run the engine", extra={"run_id": self._run_id})
+            step = self._failed(_error_of(error))
+        except Exception as error:
+            logger.exception("supervision failed", extra={"run_id": self._run_id})
+            message = f"the worker failed ({error!r}); its log has the details"
+            cause = trainer_pb2.FAILURE_CAUSE_INTERNAL
+            step = self._failed(trainer_pb2.RunError(cause=cause, message=message))
+        if self._stop_reason == StopReason.LEASE_LOST:
+            return None
+        return step if await self._record_end(step) else None
+
+    async def _run_engine(self) -> EngineEnd:
+        log_offset = await asyncio.to_thread(self._directory.prepare, self._record.run)
+        memory_kills = memory_kill_count()
+        command = [*self._settings.engine_command, *self._directory.engine_arguments()]
+        engine = EngineProcess.start(command, self._directory.log_path)
+        self._engine = engine
+        pump = asyncio.create_task(self._pump(engine))
+        exited = asyncio.create_task(engine.exited())
+        try:
+            await asyncio.wait({exited, pump}, return_when=asyncio.FIRST_COMPLETED)
+            if pump.done():
+                # A pump that breaks ends the attempt: nobody would read what the engine writes.
+                pump.result()
+            await exited
+            engine.kill()
+            await asyncio.wait({pump}, timeout=_LAST_EVENTS_SECONDS)
+        finally:
+            self._engine = None
+            pump.cancel()
+            exit_status = await engine.close()
+        return EngineEnd(
+            exit_status=exit_status,
+            failure=self._tracker.failure,
+            adapter_path=self._tracker.adapter_path,
+            memory_kills=memory_kill_count() - memory_kills,
+            log_tail=log_tail(self._directory.log_path, log_offset),
+        )
+
+    async def _pump(self, engine: EngineProcess) -> None:
+        """Reads events, updates progress and metrics, and hands them to the relay."""
+        async for line in engine.lines():
+            event = trainer_pb2.RunEvent()
+            try:
+                json_format.Parse(line, event, ignore_unknown_fields=True)
+            except (json_format.ParseError, UnicodeDecodeError):
+                logger.warning("no event", extra={"run_id": self._run_id, "line": repr(line[:200])})
+                continue
+            event.run_id = self._run_id
+            if not event.HasField("time"):
+                event.time.GetCurrentTime()
+            self._tracker.observe(event)
+            self._relay.add(event, self._tracker.progress)
+
+    async def _keep(self) -> None:
+        """Renews the lease and passes on wishes to stop, until cancelled."""
+        while True:
+            if is_draining():
+                self._ask_to_stop(StopReason.DRAIN, self._settings.drain_grace_seconds)
+            try:
+                status = await self._lease.renew()
+            except redis.RedisError as error:
+                logger.warning("lease not renewed", extra={"error": str(error)})
+            else:
+                self._act_on(status)
+            if time.monotonic() > self._kill_at and self._engine is not None:
+                logger.warning("engine did not stop in time", extra={"run_id": self._run_id})
+                self._engine.kill()
+            await asyncio.sleep(self._settings.poll_seconds)
+
+    def _act_on(self, status: LeaseStatus) -> None:
+        if status == LeaseStatus.CANCEL_REQUESTED:
+            self._ask_to_stop(StopReason.CANCEL, self._settings.cancel_grace_seconds)
+        elif status == LeaseStatus.LOST:
+            self._ask_to_stop(StopReason.LEASE_LOST, 0)
+
+    def _ask_to_stop(self, reason: StopReason, grace_seconds: float) -> None:
+        """Asks once per reason; a weightier reason may shorten the grace."""
+        if self._engine is None or reason.value <= self._stop_reason.value:
+            return
+        logger.info("stopping engine", extra={"run_id": self._run_id, "reason": reason.name})
+        self._stop_reason = reason
+        self._kill_at = min(self._kill_at, time.monotonic() + grace_seconds)
+        self._engine.ask_to_stop()
+
+    def _step_after(self, end: EngineEnd) -> Transition:
+        error = failure_of(end)
+        if error is None:
+            changes: dict[str, Field] = {"adapter_path": end.adapter_path}
+            return self._step(SUCCEEDED, f"adapter saved in {end.adapter_path}", changes)
+        if self._stop_reason == StopReason.CANCEL:
+            return self._step(CANCELLED, "cancelled", {})
+        drained = self._stop_reason == StopReason.DRAIN
+        if end.failure is None and (
+            end.exit_status == EXIT_DRAINED or (drained and end.exit_status < 0)
+        ):
+            return self._handed_back(drained)
+        return self._failed(error)
+
+    def _handed_back(self, drained: bool) -> Transition:
+        name = self._record.run.worker_name
+        if drained:
+            # An orderly stop does not count towards the limit of deliveries.
+            detail = f"worker {name} shut down"
+            return self._step(RESUMING, detail, {"delivery_count": 0})
+        return self._step(
+            RESUMING, f"the engine was asked to stop on {name}, not by its worker", {}
+        )
+
+    def _failed(self, error: trainer_pb2.RunError) -> Transition:
+        changes: dict[str, Field] = {"error": error.SerializeToString()}
+        return self._step(FAILED, error.message, changes)
+
+    def _step(
+        self, target: trainer_pb2.RunState, detail: str, changes: dict[str, Field]
+    ) -> Transition:
+        return Transition(target, detail, changes, lease="mine", owner=self._owner)
+
+    async def _record_end(self, step: Transition) -> bool:
+        """Stores the last events and the new state; waits out an outage of Redis.
+
+        False when the run is another's by now. Raises redis-py's error when the outage lasts.
+        """
+        give_up_at = time.monotonic() + self._settings.store_outage_seconds
+        while True:
+            try:
+                await self._relay.flush()
+                await self._store.change(
+                    self._run_id, lambda record: self._unless_gone(record, step)
+                )
+            except LeaseLostError:
+                logger.warning("run was lost to another worker", extra={"run_id": self._run_id})
+                return False
+            except redis.RedisError as error:
+                if not is_unavailable(error) or time.monotonic() > give_up_at:
+                    raise
+                logger.warning("run's end waits for redis", extra={"error": str(error)})
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                state = state_name(step.target)
+                logger.info("run left", extra={"run_id": self._run_id, "state": state})
+                return True
+
+    def _unless_gone(self, record: RunRecord, step: Transition) -> Transition | None:
+        """The step; nothing if an earlier try has taken it; `LeaseLostError` if others did."""
+        if record.owner != self._owner:
+            raise LeaseLostError
+        return None if record.run.state == step.target else step
+
+
+def _error_of(error: OSError) -> trainer_pb2.RunError:
+    """What kept the run's folder from being written or the engine from being started."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    cause = trainer_pb2.FAILURE_CAUSE_DISK_FULL if full else trainer_pb2.FAILURE_CAUSE_INTERNAL
+    message = f"the engine could not be started: {error}"
+    return trainer_pb2.RunError(cause=cause, message=message)

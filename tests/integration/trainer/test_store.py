@@ -1,0 +1,306 @@
+"""The run store against a real server: every change is atomic, and only legal ones happen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elite.trainer.v1 import trainer_pb2
+from services.trainer.jobs import keys
+from services.trainer.jobs.connection import async_client
+from services.trainer.jobs.errors import (
+    IllegalTransitionError,
+    LeasedError,
+    LeaseLostError,
+    RunNotFoundError,
+    StaleRecordError,
+)
+from services.trainer.jobs.events import EventStream
+from services.trainer.jobs.identifiers import new_run_id
+from services.trainer.jobs.lease import LeaseStatus, RunLease
+from services.trainer.jobs.records import RunRecord
+from services.trainer.jobs.states import (
+    ALL_STATES,
+    CANCELLED,
+    FAILED,
+    PENDING,
+    PLANNED,
+    RESUMING,
+    RUNNING,
+    SUCCEEDED,
+    WAITING_STATES,
+    State,
+    may_become,
+)
+from services.trainer.jobs.store import RunStore, Transition
+from services.trainer.settings import TrainerSettings
+from services.trainer.worker.identity import lease_owner
+from services.trainer.worker.settings import TrainerWorkerSettings
+from services.trainer.worker.take_up import take_up
+from tests.support.run_specs import a_plan
+from tests.support.valkey import Valkey
+
+STREAM_LENGTH = 1000
+
+
+@asynccontextmanager
+async def open_store(valkey: Valkey) -> AsyncIterator[tuple[RunStore, object]]:
+    client = async_client(TrainerSettings(redis_url=valkey.socket_url))
+    try:
+        yield RunStore(client, STREAM_LENGTH), client
+    finally:
+        await client.aclose()
+
+
+async def a_run(store: RunStore, *states: State, request_id: str = "") -> str:
+    """Creates a run and walks it through `states`."""
+    run = trainer_pb2.Run(run_id=new_run_id(), request_id=request_id, state=PENDING)
+    run.spec.plan.CopyFrom(a_plan())
+    run_id = await store.create(run, "fingerprint")
+    assert run_id is not None
+    for state in states:
+        await store.change(run_id, lambda _, target=state: _step(target))
+    return run_id
+
+
+def _step(target: State, owner: str = "owner-1") -> Transition:
+    changes: dict[str, str | bytes | int] = {"owner": owner} if target == RUNNING else {}
+    return Transition(target, "a step", changes, owner=owner, lease_seconds=30)
+
+
+async def indexed_in(client: object, run_id: str) -> list[State]:
+    return [
+        state
+        for state in ALL_STATES
+        if await client.zscore(keys.state_key(state), run_id) is not None  # type: ignore[attr-defined]
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(targets=st.lists(st.sampled_from(ALL_STATES), max_size=12))
+def test_any_sequence_of_steps_keeps_record_indexes_lease_and_events_together(
+    valkey: Valkey, targets: list[State]
+) -> None:
+    async def scenario() -> None:
+        async with open_store(valkey) as (store, client):
+            run_id = await a_run(store)
+            expected, path = PENDING, [PENDING]
+            for target in targets:
+                record = await store.get(run_id)
+                if may_become(expected, target):
+                    await store.transition(record, _step(target))
+                    expected = target
+                    path.append(target)
+                else:
+                    with pytest.raises(IllegalTransitionError, match=run_id):
+                        await store.transition(record, _step(target))
+                await check(store, client, run_id, expected)
+            events = await EventStream(client, run_id).read("0-0", 0)
+            assert [event.state_changed.to for event in events] == path
+            olds = [getattr(event.state_changed, "from") for event in events]
+            assert olds == [trainer_pb2.RUN_STATE_UNSPECIFIED, *path[:-1]]
+
+    async def check(store: RunStore, client: object, run_id: str, expected: State) -> None:
+        record = await store.get(run_id)
+        assert record.run.state == expected
+        assert record.run.spec.plan == a_plan()
+        assert await indexed_in(client, run_id) == [expected]
+        waits = await client.zscore(keys.WAITING, run_id) is not None  # type: ignore[attr-defined]
+        assert waits == (expected in WAITING_STATES)
+        assert bool(await store.lease_owner(run_id)) == (expected == RUNNING)
+
+    asyncio.run(scenario())
+
+
+async def test_unknown_run(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, _):
+        for read in (store.get, store.state):
+            with pytest.raises(RunNotFoundError, match="run_id: there is no run 'nobody'"):
+                await read("nobody")
+
+
+async def test_a_step_on_an_old_record_changes_nothing(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, client):
+        run_id = await a_run(store, PLANNED)
+        old = await store.get(run_id)
+        await store.transition(old, _step(CANCELLED))
+        with pytest.raises(StaleRecordError):
+            await store.transition(old, _step(RUNNING))
+        # The same state again, by way of others: still not the record that was read.
+        await store.change(run_id, lambda _: _step(RESUMING))
+        await store.change(run_id, lambda _: _step(CANCELLED))
+        with pytest.raises(StaleRecordError):
+            await store.transition(replace(old, run=(await store.get(run_id)).run), _step(RESUMING))
+        assert await indexed_in(client, run_id) == [CANCELLED]
+
+
+async def test_two_deciders_at_once_both_get_a_say(valkey: Valkey) -> None:
+    """`change` decides again when somebody was faster: cancel wins over nothing, once."""
+    async with open_store(valkey) as (store, client):
+        run_id = await a_run(store, PLANNED)
+
+        def cancel(record: RunRecord) -> Transition | None:
+            return _step(CANCELLED) if record.run.state in WAITING_STATES else None
+
+        records = await asyncio.gather(*(store.change(run_id, cancel) for _ in range(10)))
+        assert {record.run.state for record in records} == {CANCELLED}
+        assert len(await EventStream(client, run_id).read("0-0", 0)) == 3
+
+
+async def test_creation_is_idempotent_under_concurrency(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, _):
+        ids = await asyncio.gather(*(a_run(store, request_id="same") for _ in range(20)))
+        assert len(set(ids)) == 1
+        assert (await store.find_request("same")).run_id == ids[0]  # type: ignore[union-attr]
+        others = await asyncio.gather(*(a_run(store) for _ in range(5)))
+        assert len({*ids, *others}) == 6
+
+
+async def test_a_run_id_is_never_given_twice(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, _):
+        run_id = await a_run(store, PLANNED)
+        await asyncio.sleep(0.002)
+        assert await store.create(trainer_pb2.Run(run_id=run_id, state=PENDING), "other") is None
+        assert (await store.get(run_id)).fingerprint == "fingerprint"
+
+
+async def test_pages_are_newest_first_and_complete(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, client):
+        await client.flushall()  # type: ignore[attr-defined]
+        planned, failed = [], []
+        for _ in range(4):
+            planned.append(await a_run(store, PLANNED))
+            await asyncio.sleep(0.002)
+            failed.append(await a_run(store, PLANNED, RUNNING, FAILED))
+            await asyncio.sleep(0.002)
+        everything = sorted([*planned, *failed], reverse=True)
+
+        async def all_pages(states: list[State]) -> list[str]:
+            seen: list[str] = []
+            while page := await store.page(seen[-1] if seen else "", states, 3):
+                seen += [record.run_id for record in page]
+            return seen
+
+        assert await all_pages([]) == everything
+        assert await all_pages([PLANNED, FAILED]) == everything
+        assert await all_pages([FAILED]) == failed[::-1]
+        assert await all_pages([SUCCEEDED]) == []
+
+
+def _worker_settings(valkey: Valkey) -> TrainerWorkerSettings:
+    return TrainerWorkerSettings(trainer=TrainerSettings(redis_url=valkey.socket_url))
+
+
+async def test_many_workers_race_for_one_run_and_one_gets_it(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(valkey) as (store, _):
+        run_id = await a_run(store, PLANNED)
+        owners = iter(range(1000))
+        monkeypatch.setattr(
+            "services.trainer.worker.take_up.lease_owner", lambda: f"other:{next(owners)}"
+        )
+        contenders = (take_up(store, run_id, _worker_settings(valkey)) for _ in range(20))
+        records = [record for record in await asyncio.gather(*contenders) if record is not None]
+        assert len(records) == 1
+        assert await store.lease_owner(run_id) == records[0].owner
+        assert records[0].run.attempt_count == 1
+
+
+async def test_message_that_arrives_before_the_api_has_noted_it(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, _):
+        run_id = await a_run(store)
+        record = await take_up(store, run_id, _worker_settings(valkey))
+        assert record is not None
+        assert record.run.state == RUNNING
+        # The API notes it late: nothing happens.
+        noted = await store.change(
+            run_id, lambda r: _step(PLANNED) if r.run.state == PENDING else None
+        )
+        assert noted.run.state == RUNNING
+
+
+async def test_lease_that_expired_in_an_outage_is_taken_again(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, client):
+        run_id = await a_run(store, PLANNED, RUNNING)
+        lease = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
+        await client.delete(keys.lease_key(run_id))  # type: ignore[attr-defined]
+        assert await lease.renew() is LeaseStatus.HELD
+        assert await store.lease_owner(run_id) == "owner-1"
+
+
+async def test_owner_that_was_replaced_can_do_nothing(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, client):
+        run_id = await a_run(store, PLANNED, RUNNING)
+        old = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
+        await store.change(run_id, lambda _: _step(RESUMING))
+        await store.change(run_id, lambda _: _step(RUNNING, "owner-2"))
+        before = await client.xlen(keys.events_key(run_id))  # type: ignore[attr-defined]
+
+        assert await old.renew() is LeaseStatus.LOST
+        with pytest.raises(LeaseLostError):
+            await old.append(1, [b"event"], b"")
+        finish = Transition(SUCCEEDED, "", lease="mine", owner="owner-1")
+        with pytest.raises(LeaseLostError):
+            await store.transition(await store.get(run_id), finish)
+        free = Transition(RESUMING, "", lease="free")
+        with pytest.raises(LeasedError):
+            await store.transition(await store.get(run_id), free)
+        assert await client.xlen(keys.events_key(run_id)) == before  # type: ignore[attr-defined]
+        assert await store.lease_owner(run_id) == "owner-2"
+
+
+async def test_batch_sent_twice_is_stored_once(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, client):
+        run_id = await a_run(store, PLANNED, RUNNING)
+        lease = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
+        stored: Callable[[], Awaitable[int]] = lambda: client.xlen(keys.events_key(run_id))  # type: ignore[attr-defined]  # noqa: E731
+        before = await stored()
+        await lease.append(1, [b"", b""], b"")
+        await lease.append(1, [b"", b""], b"")
+        await lease.append(2, [b"", b""], b"")
+        assert await stored() == before + 3
+
+
+async def test_cancel_flag_reaches_the_owner(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, client):
+        run_id = await a_run(store, PLANNED, RUNNING)
+        lease = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
+        record = await store.get(run_id)
+        await store.request_cancel(record, "cancel requested")
+        with pytest.raises(StaleRecordError):
+            await store.request_cancel(record, "cancel requested")
+        assert await lease.renew() is LeaseStatus.CANCEL_REQUESTED
+
+
+async def test_cursor_of_no_event_reads_from_the_oldest_kept(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, client):
+        run_id = await a_run(store, PLANNED)
+        stream = EventStream(client, run_id)
+        for cursor in ("", "99999999999999999999-0", "99999999999999-5"):
+            assert await stream.usable_cursor(cursor) == "0-0"
+        events = await stream.read("0-0", 0)
+        assert await stream.usable_cursor(events[0].cursor) == events[0].cursor
+        assert await stream.read(await stream.usable_cursor("1-1"), 0) == events
+        assert await stream.read(events[0].cursor, 0) == events[1:]
+        assert await stream.read(events[-1].cursor, 0.05) == []
+
+
+async def test_stream_is_bounded(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, client):
+        run_id = await a_run(store, PLANNED, RUNNING)
+        lease = RunLease(client, run_id, "owner-1", 30, event_stream_length=100)
+        for first in range(1, 3001, 500):
+            await lease.append(first, [b""] * 500, b"")
+        # "About": Redis trims whole nodes of its radix tree, 100 entries each.
+        assert await client.xlen(keys.events_key(run_id)) <= 300  # type: ignore[attr-defined]
+
+
+def test_lease_owner_is_this_process() -> None:
+    assert lease_owner().endswith(f":{__import__('os').getpid()}")
