@@ -85,6 +85,13 @@ def format_bytes(size: float) -> str:
     return f"{_three_digits(size / 1024)} PiB"
 
 
+def format_share(part: float, whole: float) -> str:
+    """ "20.1 of 22.8 GiB", "310 MiB of 1.25 GiB"."""
+    shown, unit = format_bytes(part).split()
+    total = format_bytes(whole)
+    return f"{shown} of {total}" if total.endswith(f" {unit}") else f"{shown} {unit} of {total}"
+
+
 def format_rate(per_second: float, unit: str) -> str:
     """ "152 GFLOP/s", "12.1 GB/s": three significant digits, decimal prefixes."""
     for prefix in ("", "k", "M", "G", "T", "P"):
@@ -103,6 +110,8 @@ def _three_digits(value: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """ "45 ms", "2.31 s", "1 min 40 s", "1 h 12 min", "3 d 4 h": the two largest units."""
+    if 0 < seconds < 0.0005:
+        return "<1 ms"
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:

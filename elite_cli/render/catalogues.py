@@ -11,7 +11,7 @@ from rich.markup import escape
 from elite.planner.v1 import planner_pb2
 from elite_cli.quantities import format_bytes, format_count, format_parameters, format_rate
 from elite_cli.render.names import optimization_status_name
-from elite_cli.render.tables import new_table
+from elite_cli.render.tables import NARROW_COLUMNS, new_table
 
 
 def render_tiers(console: Console, response: planner_pb2.ListTiersResponse) -> None:
@@ -37,20 +37,24 @@ def render_tiers(console: Console, response: planner_pb2.ListTiersResponse) -> N
 
 def render_models(console: Console, response: planner_pb2.ListModelsResponse) -> None:
     """Prints the models."""
+    narrow = console.width < NARROW_COLUMNS
+    shape = () if narrow else ("layers", "hidden", "heads")
     table = new_table()
     table.add_column("model", no_wrap=True)
-    for heading in ("parameters", "layers", "hidden", "heads", "positions"):
+    for heading in ("parameters", *shape, "positions"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("weights", overflow="fold")
     for model in response.models:
+        heads = f"{model.query_head_count}/{model.key_value_head_count}"
+        numbers = (str(model.layer_count), str(model.hidden_size), heads)
         table.add_row(
             escape(model.model_id), format_parameters(model.parameter_count),
-            str(model.layer_count), str(model.hidden_size),
-            f"{model.query_head_count}/{model.key_value_head_count}",
+            *(() if narrow else numbers),
             format_count(model.max_position_embeddings), escape(_weights(model)),
         )  # fmt: skip
     console.print(table)
-    console.print("\nheads: query/key-value; positions: the context the model was trained for")
+    explained = "" if narrow else "heads: query/key-value; "
+    console.print(f"\n{explained}positions: the context the model was trained for")
 
 
 def _weights(model: planner_pb2.ModelSummary) -> str:
@@ -61,11 +65,13 @@ def _weights(model: planner_pb2.ModelSummary) -> str:
 
 def render_gpus(console: Console, response: planner_pb2.ListGpusResponse) -> None:
     """Prints the cards, with advice where there is room for it."""
+    narrow = console.width < NARROW_COLUMNS
     table = new_table()
     table.add_column("gpu", no_wrap=True)
     for heading in ("memory", "capability", "16-bit", "bandwidth", "PCIe"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("advice")
+    if not narrow:
+        table.add_column("advice")
     for gpu in response.gpus:
         flops = gpu.bfloat16_flops_per_second or gpu.float16_flops_per_second
         table.add_row(
@@ -73,9 +79,12 @@ def render_gpus(console: Console, response: planner_pb2.ListGpusResponse) -> Non
             f"{gpu.compute_capability.major}.{gpu.compute_capability.minor}",
             format_rate(flops, "FLOP/s"),
             format_rate(gpu.memory_bandwidth_bytes_per_second, "B/s"),
-            f"{gpu.pcie.generation_max}x{gpu.pcie.width_max}", escape(gpu.advice),
+            f"{gpu.pcie.generation_max}x{gpu.pcie.width_max}",
+            *(() if narrow else (escape(gpu.advice),)),
         )  # fmt: skip
     console.print(table)
+    if narrow:
+        console.print(f"\nwith advice: --json, or a terminal of {NARROW_COLUMNS} columns")
 
 
 def render_optimizations(console: Console, response: planner_pb2.ListOptimizationsResponse) -> None:

@@ -12,9 +12,10 @@ from elite_cli.quantities import (
     format_count,
     format_duration,
     format_parameters,
+    format_share,
 )
 from elite_cli.render.names import resource_name
-from elite_cli.render.tables import facts_table, new_table
+from elite_cli.render.tables import NARROW_COLUMNS, facts_table, new_table
 
 _LINE_NAMES = {
     "base_model": "base model",
@@ -26,14 +27,13 @@ _LINE_NAMES = {
     "buffers": "buffers",
     "runtime": "runtime",
 }
-_NARROW_COLUMNS = 100
 
 
 def render_plan_response(console: Console, response: planner_pb2.PlanResponse) -> None:
     """Prints the tier table and the chosen plan, or plainly that nothing fits."""
     _render_subject(console, response.model, response.budget)
     chosen = response.chosen.tier if response.HasField("chosen") else 0
-    console.print(_tier_table(response, chosen, narrow=console.width < _NARROW_COLUMNS))
+    console.print(_tier_table(response, chosen, narrow=console.width < NARROW_COLUMNS))
     console.print()
     if chosen:
         render_chosen(console, response.chosen, response.budget)
@@ -70,11 +70,11 @@ def _render_subject(
 
 def _budget_text(budget: planner_pb2.Budget) -> str:
     kept = f"{budget.headroom_fraction:.0%} kept free"
-    memory = f"{format_bytes(budget.gpu_bytes)} of {format_bytes(budget.gpu_safe_bytes)}"
+    memory = format_share(budget.gpu_bytes, budget.gpu_safe_bytes)
     if budget.gpu_memory_is_host_memory:
-        return f"Budget: {memory} memory, device and host in one ({kept})"
-    host = f"{format_bytes(budget.host_bytes)} of {format_bytes(budget.host_safe_bytes)}"
-    return f"Budget: {memory} GPU memory, {host} host memory ({kept})"
+        return f"Budget: {memory} memory, device and host in one, {kept}"
+    host = format_share(budget.host_bytes, budget.host_safe_bytes)
+    return f"Budget: {memory} GPU, {host} host memory, {kept}"
 
 
 def _tier_table(response: planner_pb2.PlanResponse, chosen: int, *, narrow: bool) -> Table:
@@ -147,7 +147,9 @@ def render_chosen(console: Console, plan: planner_pb2.Plan, budget: planner_pb2.
     """Prints one plan: memory by line, time, optimisations."""
     console.print(_headline(plan) + "\n")
     one_pool = budget.gpu_memory_is_host_memory
-    console.print(_memory_table("memory" if one_pool else "GPU memory", plan.gpu_memory))
+    console.print(
+        _memory_table("memory" if one_pool else "GPU memory", plan.gpu_memory, all_lines=True)
+    )
     console.print()
     if plan.host_memory.total_bytes:
         title = "host memory, the above included" if one_pool else "host memory"
@@ -161,12 +163,15 @@ def render_chosen(console: Console, plan: planner_pb2.Plan, budget: planner_pb2.
     console.print(table)
 
 
-def _memory_table(title: str, estimate: planner_pb2.MemoryEstimate) -> Table:
+def _memory_table(
+    title: str, estimate: planner_pb2.MemoryEstimate, *, all_lines: bool = False
+) -> Table:
+    lines = [line for line in estimate.lines if line.bytes or all_lines]
     table = new_table()
     table.add_column(title, no_wrap=True, min_width=22)
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("formula", style="dim", overflow="fold")
-    for line in estimate.lines:
+    for line in lines:
         name = _LINE_NAMES.get(line.name, line.name.replace("_", " "))
         table.add_row(escape(name), format_bytes(line.bytes), escape(line.formula_id))
     table.add_section()

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from elite.trainer.v1 import trainer_pb2
 from elite_cli.output import error_console
-from elite_cli.quantities import format_bytes, format_count, format_duration
+from elite_cli.quantities import format_bytes, format_count, format_duration, format_share
 from elite_cli.render.names import run_state_name
 
 # A run of any length prints about this many lines where there is no terminal.
@@ -98,11 +98,8 @@ class RunProgressView:
 
 def step_figures(step: trainer_pb2.StepCompleted) -> str:
     """ "loss 1.623, 158 tok/s, 1.21 of 1.25 GiB"."""
-    measured = format_bytes(step.measured_peak_bytes)
-    predicted = format_bytes(step.predicted_peak_bytes)
-    if measured.split()[1] == predicted.split()[1]:
-        measured = measured.split()[0]
-    return f"loss {step.loss:.3f}, {step.tokens_per_second:.0f} tok/s, {measured} of {predicted}"
+    memory = format_share(step.measured_peak_bytes, step.predicted_peak_bytes)
+    return f"loss {step.loss:.3f}, {step.tokens_per_second:.0f} tok/s, {memory}"
 
 
 def _text_of(event: trainer_pb2.RunEvent) -> str:

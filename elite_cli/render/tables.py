@@ -5,6 +5,9 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
+# Below this width tables leave out what matters least.
+NARROW_COLUMNS = 100
+
 
 def new_table(*, title: str = "") -> Table:
     """A table with a rule under its head and no other lines."""

@@ -42,9 +42,14 @@ class LayerActivations:
     backward_over_kept: int
 
 
-def layer_activations(model: ModelShape, element_bytes: int, rank: int) -> LayerActivations:
-    """Activation bytes per token of one layer of `model` with adapters of this rank."""
-    kept_parts = _Kept(model, element_bytes, rank)
+def layer_activations(
+    model: ModelShape, element_bytes: int, rank: int, *, repeats_keys: bool = False
+) -> LayerActivations:
+    """Activation bytes per token of one layer of `model` with adapters of this rank.
+
+    repeats_keys: keys and values are repeated to every query head before the kernel.
+    """
+    kept_parts = _Kept(model, element_bytes, rank, repeats_keys)
     kept, input_kept = kept_parts.total, kept_parts.layer_input
     peak = max(_backward_moments(model, kept_parts, element_bytes, rank))
     return LayerActivations(
@@ -60,8 +65,11 @@ def layer_activations(model: ModelShape, element_bytes: int, rank: int) -> Layer
 class _Kept:
     """What autograd keeps of one layer, part by part."""
 
-    def __init__(self, model: ModelShape, element_bytes: int, rank: int) -> None:
+    def __init__(
+        self, model: ModelShape, element_bytes: int, rank: int, repeats_keys: bool
+    ) -> None:
         self._model, self._element = model, element_bytes
+        self._repeats_keys = repeats_keys
         self.norm = self._norm()
         self.activation = (4 if model.activation == "gelu_new" else 1) + 1
         self.mlp = self._mlp()
@@ -104,8 +112,9 @@ class _Kept:
         # Fused: the values are a view that keeps the whole projection alive.
         values = query + 2 * key_value if architecture.fused_query_key_value else key_value
         output = query * (2 if architecture.partial_rotary else 1)
+        repeated = 2 * (query - key_value) if self._repeats_keys else 0
         log_sum_exp = _FLOAT32 * model.query_head_count
-        return rotated + values + output + log_sum_exp + self._query_key_norms()
+        return rotated + values + repeated + output + log_sum_exp + self._query_key_norms()
 
     def _query_key_norms(self) -> int:
         model = self._model
@@ -123,9 +132,7 @@ class _Kept:
         return self._element * self._model.intermediate_size * tensors
 
 
-def _backward_moments(
-    model: ModelShape, kept: _Kept, element: int, rank: int
-) -> tuple[int, ...]:
+def _backward_moments(model: ModelShape, kept: _Kept, element: int, rank: int) -> tuple[int, ...]:
     """Bytes at each moment of a layer's recompute and backward that can be its peak."""
     architecture = model.architecture
     hidden, intermediate = model.hidden_size, model.intermediate_size

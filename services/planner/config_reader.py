@@ -162,7 +162,9 @@ class ConfigReader:
             return self.error("model_type", "is missing", "give the model's whole config.json")
         reason = refusals().get(model_type) if isinstance(model_type, str) else None
         if reason:
-            return self.error("model_type", f"{model_type} is not supported: {reason}", _supported())
+            return self.error(
+                "model_type", f"{model_type} is not supported: {reason}", _supported()
+            )
         close = difflib.get_close_matches(str(model_type), architectures(), n=2)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         return self.error("model_type", f"is {model_type!r}, which is unknown", hint + _supported())

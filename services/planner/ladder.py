@@ -70,9 +70,18 @@ def load_ladder(overlay: Path | None = None) -> tuple[Tier, ...]:
 
 
 def _built_in(row: Mapping[str, int]) -> Tier:
-    fields = {name: row[name] for name in _LIMITS}
-    vram_bytes = row["reference_vram_gigabytes"] * _GIGABYTE
-    return Tier(**fields, reference_vram_bytes=vram_bytes)
+    return _tier(row, reference_vram_bytes=row["reference_vram_gigabytes"] * _GIGABYTE)
+
+
+def _tier(row: Mapping[str, int], reference_vram_bytes: int = 0, custom: bool = False) -> Tier:
+    return Tier(
+        tier=row["tier"],
+        context_tokens=row["context_tokens"],
+        target_tokens=row["target_tokens"],
+        lora_rank=row["lora_rank"],
+        reference_vram_bytes=reference_vram_bytes,
+        custom=custom,
+    )
 
 
 def _read_overlay(path: Path, taken: set[int]) -> list[Tier]:
@@ -106,7 +115,7 @@ def _custom(where: str, row: Any) -> Tier:
     unknown = sorted(str(name) for name in set(row) - set(_LIMITS))
     if unknown:
         raise LadderFileError(f"{where}.{unknown[0]}: is unknown: give {', '.join(_LIMITS)}")
-    return Tier(**{name: _whole_number(where, name, row) for name in _LIMITS}, custom=True)
+    return _tier({name: _whole_number(where, name, row) for name in _LIMITS}, custom=True)
 
 
 def _whole_number(where: str, name: str, row: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from services.common.errors import ErrorReason, ServiceError, invalid_field
+from services.common.errors import ErrorReason, invalid_field
 from services.planner.architectures import Architecture, Norm, QueryKeyNorm
 from services.planner.config_reader import ConfigReader
 from services.planner.tables import table
@@ -68,6 +68,10 @@ class ModelShape:
     windowed_layer_count: int
     linears: tuple[Linear, ...]
 
+    def reads_at_most(self, tokens: int) -> bool:
+        """True when a sliding window is shorter than `tokens`."""
+        return self.windowed_layer_count > 0 and self.sliding_window < tokens
+
     @property
     def query_width(self) -> int:
         """Channels of all query heads."""
@@ -112,10 +116,7 @@ class ModelShape:
         layer = self.layer_linear_weights + biases + norms
         final_norm = self._norm_parameters()
         return (
-            self.layer_count * layer
-            + final_norm
-            + self.embedding_parameters
-            + self.head_parameters
+            self.layer_count * layer + final_norm + self.embedding_parameters + self.head_parameters
         )
 
     def lora_parameters(self, rank: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +61,11 @@ class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
 
     def _around_stream(self, method: str, behaviour: Any) -> Any:
         async def wrapped(request: Message, context: Any) -> AsyncIterator[Any]:
-            async with self.around(Call(method, request, context)):
-                async for response in behaviour(request, context):
+            async with (
+                self.around(Call(method, request, context)),
+                aclosing(behaviour(request, context)) as responses,
+            ):
+                async for response in responses:
                     yield response
 
         return wrapped

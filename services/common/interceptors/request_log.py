@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from services.common.interceptors.base import AroundInterceptor, Call
 from services.common.interceptors.status import status_name
@@ -42,4 +42,6 @@ class RequestLogInterceptor(AroundInterceptor):
             logger.log(
                 level, "call", extra={"method": call.method, "code": code, "seconds": seconds}
             )
-            request_id.reset(token)
+            # A stream abandoned by its caller is closed in another context: nothing to reset.
+            with suppress(ValueError):
+                request_id.reset(token)

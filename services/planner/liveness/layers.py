@@ -216,11 +216,21 @@ def recompute_usage(shape: LayerShape) -> Usage:
     meter = Meter()
     hidden = _input(meter, shape)
     incoming = [hidden.like()]
+    # Recomputation starts when the first saved tensor is asked for. Unless the layer ends in a
+    # norm, that is after the adapter of the last projection has scaled the gradient.
+    scaled = [hidden.like() for _ in range(_gradients_before_recompute(shape))]
     meter.stop_after_save = counting.save_count
     output = decoder_layer(shape, hidden)
+    scaled.clear()
     meter.muted = False
     run_backward(output, incoming)
     return Usage(meter.peak, meter.peak_lines, 0.0)
+
+
+def _gradients_before_recompute(shape: LayerShape) -> int:
+    if shape.block in ("sandwich", "post_norm"):
+        return 0
+    return 2 if shape.residual_scaled else 1
 
 
 def saving_usage(shape: LayerShape) -> Usage:

@@ -208,7 +208,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, query_heads: int) -> Te
     log_sum_exp = output.like(query_heads, element_bytes=4)
     saved = output.view()
 
-    def backward(gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         assert saved.width
         assert log_sum_exp.width
         return query.like(), key.like(), value.like()

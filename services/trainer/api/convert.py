@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from elite.planner.v1 import planner_pb2
 from elite.trainer.v1 import trainer_pb2
@@ -45,6 +45,26 @@ def page_start(request: trainer_pb2.ListRunsRequest) -> str:
         fix = "next_page_token of the page before, or empty"
         raise invalid_field("page_token", f"is {request.page_token[:80]!r}", fix)
     return request.page_token
+
+
+def page(
+    runs: Sequence[trainer_pb2.Run], size: int, max_message_bytes: int
+) -> trainer_pb2.ListRunsResponse:
+    """The first `size` of `runs`, or fewer if they would not fit into a message.
+
+    There is a next page if there are more runs than fit.
+    """
+    response = trainer_pb2.ListRunsResponse()
+    # Half of what may be sent: room for the encoding around the runs.
+    room_bytes = max_message_bytes // 2
+    for run in runs[:size]:
+        room_bytes -= run.ByteSize()
+        if response.runs and room_bytes < 0:
+            break
+        response.runs.append(run)
+    if len(response.runs) < len(runs):
+        response.next_page_token = response.runs[-1].run_id
+    return response
 
 
 def wanted_states(states: Iterable[int]) -> list[State]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import grpc.aio
@@ -63,9 +63,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         before, states = convert.page_start(request), convert.wanted_states(request.states)
         with store_errors(self._settings.trainer):
             runs = await self._runs.page(before, states, size + 1)
-        more = len(runs) > size
-        token = runs[size - 1].run_id if more else ""
-        return trainer_pb2.ListRunsResponse(runs=runs[:size], next_page_token=token)
+        return convert.page(runs, size, self._settings.max_message_bytes)
 
     async def WatchRun(
         self, request: trainer_pb2.WatchRunRequest, context: Any
@@ -73,9 +71,10 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """Streams a run's events until it ends."""
         with store_errors(self._settings.trainer):
             outage = self._settings.watch_outage_seconds
-            events = watch_run(self._client, self._store, request.run_id, request.cursor, outage)
-            async for event in events:
-                yield trainer_pb2.WatchRunResponse(event=event)
+            watching = watch_run(self._client, self._store, request.run_id, request.cursor, outage)
+            async with aclosing(watching) as events:
+                async for event in events:
+                    yield trainer_pb2.WatchRunResponse(event=event)
 
     async def CancelRun(
         self, request: trainer_pb2.CancelRunRequest, context: Any

@@ -15,6 +15,7 @@ from services.common.errors import ServiceError
 from services.trainer.api.runs import Runs
 from services.trainer.api.settings import TrainerApiSettings
 from services.trainer.jobs import keys
+from services.trainer.jobs.cancellation import raise_if_cancelled
 from services.trainer.jobs.connection import is_unavailable
 from services.trainer.jobs.errors import LeasedError
 from services.trainer.jobs.fleet import Fleet
@@ -41,6 +42,7 @@ class Sweep:
     async def run(self) -> None:
         """Looks again and again; an outage of Redis is waited out."""
         while True:
+            raise_if_cancelled()
             try:
                 await self.once()
             except redis.RedisError as error:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import redis
 
 from elite.trainer.v1 import trainer_pb2
+from services.trainer.jobs.cancellation import raise_if_cancelled
 from services.trainer.jobs.connection import is_unavailable
 from services.trainer.jobs.events import EventStream
 from services.trainer.jobs.states import TERMINAL_STATES
@@ -25,7 +26,7 @@ _RETRY_SECONDS = 0.25
 
 async def watch_run(
     client: Any, store: RunStore, run_id: str, cursor: str, outage_seconds: float
-) -> AsyncIterator[trainer_pb2.RunEvent]:
+) -> AsyncGenerator[trainer_pb2.RunEvent]:
     """Yields the run's events after `cursor` until the run has ended and all of them are told.
 
     Bears Redis being away for `outage_seconds` at a time, then raises what redis-py raised.
@@ -36,6 +37,7 @@ async def watch_run(
     position = await stream.usable_cursor(cursor)
     last_answer = time.monotonic()
     while True:
+        raise_if_cancelled()
         try:
             # The state first: once it is terminal, all events have been written.
             ended = await store.state(run_id) in TERMINAL_STATES

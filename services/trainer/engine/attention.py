@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,15 +22,17 @@ from services.trainer.engine.failures import BAD_MODEL, EngineError
 
 ATTENTION_NAME = "elite_sdpa"
 
+MATH = "sdpa_math"  # builds the (S, S) matrix
+
 # Names as in NodeProfile.software.attention_kernels.
 BACKENDS = {
     "sdpa_flash": SDPBackend.FLASH_ATTENTION,
     "sdpa_efficient": SDPBackend.EFFICIENT_ATTENTION,
     "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION,
-    "sdpa_math": SDPBackend.MATH,
+    MATH: SDPBackend.MATH,
 }
-# A plan that names no kernel gets any but "sdpa_math", which builds the (S, S) matrix.
-FUSED_BACKENDS = [BACKENDS[name] for name in ("sdpa_flash", "sdpa_efficient", "sdpa_cudnn")]
+# What a plan that names no kernel gets.
+FUSED_BACKENDS = [backend for name, backend in BACKENDS.items() if name != MATH]
 
 # Keyword arguments of other attention functions that change the result.
 _UNSUPPORTED_ARGUMENTS = ("softcap", "s_aux", "position_bias")
@@ -111,27 +113,20 @@ def causal_mask(
 
 
 class AttentionRecorder(TorchDispatchMode):
-    """Notes which attention kernels run inside it."""
+    """Notes which fused attention kernels run inside it."""
 
-    _KERNELS = (
-        ("_scaled_dot_product_flash_attention", "sdpa_flash"),
-        ("_scaled_dot_product_efficient_attention", "sdpa_efficient"),
-        ("_scaled_dot_product_cudnn_attention", "sdpa_cudnn"),
-        ("_scaled_dot_product_attention_math", "sdpa_math"),
-        ("_softmax", "sdpa_math"),  # the decomposed form
-    )
+    _PREFIXES: ClassVar = {
+        "_scaled_dot_product_flash_attention": "sdpa_flash",
+        "_scaled_dot_product_efficient_attention": "sdpa_efficient",
+        "_scaled_dot_product_cudnn_attention": "sdpa_cudnn",
+    }
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kernels: list[str] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and looks at its name."""
         name = func._schema.name.partition("::")[2]
-        for prefix, kernel in self._KERNELS:
-            if name.startswith(prefix):
-                self.kernels.append(kernel)
-                break
+        self.kernels += [k for prefix, k in self._PREFIXES.items() if name.startswith(prefix)]
         return func(*args, **(kwargs or {}))

@@ -206,7 +206,9 @@ def split_by_file(
     training.
     """
     count = len(cache.paths)
-    order = sorted(range(count), key=lambda i: hashlib.sha256(f"{seed}:{cache.paths[i]}".encode()).digest())
+    order = sorted(
+        range(count), key=lambda i: hashlib.sha256(f"{seed}:{cache.paths[i]}".encode()).digest()
+    )
     held_out: set[int] = set()
     held_out_tokens, training_tokens = 0, int(cache.token_counts.sum())
     for index in order if fraction > 0 else ():
@@ -237,8 +239,10 @@ def make_dataset(
     training, held_out = split_by_file(
         cache, fraction=held_out_fraction, window_tokens=window_tokens, seed=seed
     )
-    parts = [Windows(cache.split(part), context_tokens, target_tokens) for part in (training, held_out)]
-    _require_windows(parts, len(cache.tokens), window_tokens, held_out_fraction)
+    parts = [
+        Windows(cache.split(part), context_tokens, target_tokens) for part in (training, held_out)
+    ]
+    _require_windows(parts, cache, window_tokens, held_out_fraction)
     decided_by = [cache.fingerprint, context_tokens, target_tokens, held_out_fraction, seed]
     return Dataset(
         training=parts[0],
@@ -251,16 +255,20 @@ def make_dataset(
 
 
 def _require_windows(
-    parts: Sequence[Windows], token_count: int, window_tokens: int, held_out_fraction: float
+    parts: Sequence[Windows], cache: TokenCache, window_tokens: int, held_out_fraction: float
 ) -> None:
     training, held_out = parts
+    token_count, file_count = len(cache.tokens), len(cache.paths)
     if not len(training):
-        problem = f"the corpus has {token_count:,} tokens; one window of this tier needs {window_tokens:,}"
+        problem = (
+            f"the corpus has {token_count:,} tokens; "
+            f"one window of this tier needs {window_tokens:,}"
+        )
         raise EngineError(BAD_DATA, problem, "give more files or choose a lower tier")
     if held_out_fraction > 0 and not len(held_out):
         problem = (
-            f"the corpus has {token_count:,} tokens in files that cannot be divided into one window "
-            f"to train on and one to hold out ({window_tokens:,} tokens each)"
+            f"the corpus has {token_count:,} tokens in {file_count} files, which cannot be divided "
+            f"into one window to train on and one to hold out, of {window_tokens:,} tokens each"
         )
         fix = "give more files, choose a lower tier, or set data.held_out_fraction to 0"
         raise EngineError(BAD_DATA, problem, fix)

@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp"
 
 
-class CorruptFolder(Exception):
+class CorruptFolderError(Exception):
     """A folder's files do not agree with its manifest."""
 
 
@@ -47,14 +47,14 @@ def replace_folder(destination: Path, write: Callable[[Path], None]) -> int:
 
 
 def verify_folder(folder: Path) -> None:
-    """Raises `CorruptFolder` unless every file has the size and checksum of the manifest."""
+    """Raises `CorruptFolderError` unless every file has the size and checksum of the manifest."""
     try:
         listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         for name, expected in listed.items():
             if _entry(folder / name) != expected:
-                raise CorruptFolder(f"{folder / name} is not what was written")
+                raise CorruptFolderError(f"{folder / name} is not what was written")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptFolder(f"{folder} has no readable manifest ({error})") from error
+        raise CorruptFolderError(f"{folder} has no readable manifest ({error})") from error
 
 
 def cached_folder(destination: Path, write: Callable[[Path], None]) -> bool:
@@ -67,7 +67,7 @@ def cached_folder(destination: Path, write: Callable[[Path], None]) -> bool:
         try:
             verify_folder(destination)
             return True
-        except CorruptFolder:
+        except CorruptFolderError:
             replace_folder(destination, write)
             return False
 

@@ -1,29 +1,48 @@
-"""Tells the supervisor what happens: one `RunEvent` as a line of JSON each."""
+"""Writes what happens in a run: one `RunEvent` as compact JSON a line."""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from typing import Any
 
 from google.protobuf import json_format
 
 from elite.trainer.v1 import trainer_pb2
 
+STANDARD_OUTPUT = 1
+STANDARD_ERROR = 2
 
-class EventWriter:
-    """Writes events to a file descriptor of its own, so that no library's output mixes in."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+class EventEmitter:
+    """Owns the event stream. Lines are written whole and at once."""
+
+    def __init__(self, file_descriptor: int) -> None:
+        """Takes the stream over for itself.
+
+        Libraries print to standard output when they please; with the events on that descriptor,
+        everything else printed there goes to standard error instead.
+
+        Raises `OSError` when the descriptor is not open.
+        """
+        self._file_descriptor = os.dup(file_descriptor)
+        if file_descriptor == STANDARD_OUTPUT:
+            sys.stdout.flush()
+            os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)
 
     def emit(self, **event: Any) -> None:
-        """Writes one event; the keyword names the member of `RunEvent.event`."""
+        """Writes one event, as in `emit(phase_started=PhaseStarted(phase="train"))`.
+
+        Raises `BrokenPipeError` when nobody reads any more.
+        """
         message = trainer_pb2.RunEvent(**event)
         message.time.GetCurrentTime()
-        line = json_format.MessageToJson(message, indent=None).encode() + b"\n"
+        fields = json_format.MessageToDict(message)
+        line = json.dumps(fields, separators=(",", ":")).encode() + b"\n"
         while line:
-            line = line[os.write(self._descriptor, line) :]
+            line = line[os.write(self._file_descriptor, line) :]
 
     def phase(self, name: str) -> None:
-        """A new phase has begun."""
+        """Announces a phase: prepare_data, load_model, evaluate, train or save."""
         self.emit(phase_started=trainer_pb2.PhaseStarted(phase=name))

@@ -1,44 +1,60 @@
-"""What can go wrong in a run, and the cause its user is told."""
+"""What can end a run, and how the engine names it."""
 
 from __future__ import annotations
 
 import errno
 
-import torch
-
 from elite.trainer.v1 import trainer_pb2
+from services.common.errors import ServiceError
+from services.trainer.jobs.corpus import CorpusError
+
+BAD_DATA = trainer_pb2.FAILURE_CAUSE_BAD_DATA
+BAD_MODEL = trainer_pb2.FAILURE_CAUSE_BAD_MODEL
+DIVERGED = trainer_pb2.FAILURE_CAUSE_DIVERGED
+INTERNAL = trainer_pb2.FAILURE_CAUSE_INTERNAL
+
+# Exit statuses. The last is sysexits.h's TEMPFAIL: "run me again, I shall go on".
+EXIT_SUCCESS = 0
+EXIT_FAILURE = 1
+EXIT_STOPPED = 75
+
+# Rust and C++ raise types of their own; only the text tells.
+_DISK_FULL_TEXTS = ("No space left on device", "os error 28")
+_HOST_MEMORY_TEXTS = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory")
 
 
-class RunFailure(Exception):
-    """A failure with a cause from `FailureCause` and a message that names the fix."""
+class EngineError(Exception):
+    """A failure with a known cause. The message says what happened and what to do."""
 
-    def __init__(self, cause: trainer_pb2.FailureCause, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, cause: trainer_pb2.FailureCause, problem: str, fix: str = "") -> None:
+        super().__init__(f"{problem}: {fix}" if fix else problem)
         self.cause = cause
-        self.message = message
 
 
-def bad_data(message: str) -> RunFailure:
-    """The corpus cannot serve this run."""
-    return RunFailure(trainer_pb2.FAILURE_CAUSE_BAD_DATA, message)
+class StopRequested(BaseException):
+    """SIGTERM or SIGINT arrived, and nothing has to be finished first."""
 
 
-def bad_model(message: str) -> RunFailure:
-    """The model cannot serve this run."""
-    return RunFailure(trainer_pb2.FAILURE_CAUSE_BAD_MODEL, message)
-
-
-def classify(error: BaseException) -> RunFailure:
-    """The failure an exception stands for; one that is not known is a bug of ours."""
-    if isinstance(error, RunFailure):
-        return error
-    if isinstance(error, torch.OutOfMemoryError):
-        return RunFailure(trainer_pb2.FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY, str(error))
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        message = "the host ran out of memory; choose a lower tier or free memory"
-        return RunFailure(trainer_pb2.FAILURE_CAUSE_HOST_OUT_OF_MEMORY, message)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        message = f"the disk is full ({error.filename or 'run directory'}); free space and resume"
-        return RunFailure(trainer_pb2.FAILURE_CAUSE_DISK_FULL, message)
+def describe(error: BaseException) -> trainer_pb2.EngineFailed:
+    """The event that tells of `error`: its cause, and a message for people."""
+    if isinstance(error, EngineError):
+        return trainer_pb2.EngineFailed(cause=error.cause, message=str(error))
+    if isinstance(error, CorpusError):
+        return trainer_pb2.EngineFailed(cause=BAD_DATA, message=f"data.path: {error}")
+    if isinstance(error, ServiceError):
+        return trainer_pb2.EngineFailed(cause=INTERNAL, message=error.message)
     message = f"{type(error).__name__}: {error}"
-    return RunFailure(trainer_pb2.FAILURE_CAUSE_INTERNAL, message)
+    return trainer_pb2.EngineFailed(cause=_cause_of(error), message=message)
+
+
+def _cause_of(error: BaseException) -> trainer_pb2.FailureCause:
+    text = str(error)
+    # torch.OutOfMemoryError, recognised by name: this module must load without torch.
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return trainer_pb2.FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY
+    if isinstance(error, MemoryError) or any(part in text for part in _HOST_MEMORY_TEXTS):
+        return trainer_pb2.FAILURE_CAUSE_HOST_OUT_OF_MEMORY
+    is_disk_errno = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if is_disk_errno or any(part in text for part in _DISK_FULL_TEXTS):
+        return trainer_pb2.FAILURE_CAUSE_DISK_FULL
+    return INTERNAL

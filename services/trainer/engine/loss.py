@@ -1,68 +1,123 @@
-"""Linear head and cross-entropy over the target rows, tile by tile.
+"""Linear head and cross-entropy over tiles of rows, without ever holding all logits.
 
-Shapes: N target rows, T rows of one tile, E hidden, V vocabulary.
+The gradient of the hidden rows is computed in the forward pass, tile by tile (the idea of fused
+linear cross-entropy, as in Liger, https://arxiv.org/abs/2410.10989), because the head is frozen
+and nothing else needs the logits.
+
+Shapes: R target rows, T rows of a tile, E hidden, V vocabulary. Beyond its arguments it takes
+2*R*E bytes for the gradient and, for one tile, 6*T*V bytes in 16 bits (logits and their fp32 copy,
+then the fp32 probabilities and their 16-bit copy), 4*T*V in fp32; soft-capping adds 4*T*V.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-# From hidden rows (T, E) to logits (T, V): the model's own head, scaling and soft-cap.
-Head = Callable[[torch.Tensor], torch.Tensor]
+from services.trainer.engine.failures import BAD_MODEL, EngineError
 
 
-class _TiledCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of head(hidden_NE) against labels_N.
+@dataclass(frozen=True)
+class OutputHead:
+    """From hidden rows to logits, as the model's family does it: scale * (W h + b), soft-capped."""
 
-    The gradient of the hidden rows is made in the forward pass, one tile at a time, so that no more
-    than one tile of logits ever exists; backward only scales it. The head itself is frozen.
-    The idea is Liger's fused linear cross-entropy (arXiv 2410.10989); the tiles here go through the
-    model's own head, so families that scale or cap their logits need no special case.
-    """
+    weight_ve: torch.Tensor
+    bias_v: torch.Tensor | None = None
+    scale: float = 1.0
+    # Gemma 2: logits become cap * tanh(logits / cap). 0: off.
+    soft_cap: float = 0.0
 
-    @staticmethod
-    def forward(
-        ctx: Any, hidden_NE: torch.Tensor, labels_N: torch.Tensor, head: Head, tile_rows: int
-    ) -> torch.Tensor:
-        """The mean loss, in fp32."""
-        count = labels_N.shape[0]
-        gradient_NE = torch.empty_like(hidden_NE)
-        total = hidden_NE.new_zeros((), dtype=torch.float32)
-        for start in range(0, count, tile_rows):
-            rows = slice(start, start + tile_rows)
-            with torch.enable_grad():
-                tile_TE = hidden_NE[rows].detach().requires_grad_()
-                loss = F.cross_entropy(head(tile_TE).float(), labels_N[rows], reduction="sum")
-            (tile_gradient_TE,) = torch.autograd.grad(loss, tile_TE)
-            gradient_NE[rows] = tile_gradient_TE.div_(count)
-            total += loss.detach()
-            del loss, tile_TE, tile_gradient_TE
-        ctx.save_for_backward(gradient_NE)
-        return total / count
+    @classmethod
+    def of(cls, model: Any) -> OutputHead:
+        """The head of a Hugging Face causal language model. Raises `EngineError` (BAD_MODEL)."""
+        head = model.get_output_embeddings()
+        config = model.config.get_text_config()
+        if not isinstance(head, torch.nn.Linear):
+            raise EngineError(
+                BAD_MODEL, f"{config.model_type} has no linear head", "choose another"
+            )
+        scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+        scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
+        soft_cap = getattr(config, "final_logit_softcapping", None) or 0.0
+        return cls(head.weight, head.bias, float(scale), float(soft_cap))
 
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        """The stored gradient, scaled by what comes in."""
-        (gradient_NE,) = ctx.saved_tensors
-        return gradient_NE.mul_(gradient), None, None, None
+    def linear(self, hidden_te: torch.Tensor) -> torch.Tensor:
+        """(T, E) rows to (T, V) products, before scale and cap, in the dtype of the weights."""
+        return torch.nn.functional.linear(hidden_te, self.weight_ve, self.bias_v)
+
+    def transform_(self, logits_tv: torch.Tensor) -> torch.Tensor | None:
+        """Scales and caps in place; returns the cap's derivative where there is a cap."""
+        if self.scale != 1.0:
+            logits_tv.mul_(self.scale)
+        if not self.soft_cap:
+            return None
+        logits_tv.div_(self.soft_cap).tanh_()
+        derivative = logits_tv.square().neg_().add_(1.0)
+        logits_tv.mul_(self.soft_cap)
+        return derivative
 
 
 def tiled_cross_entropy(
-    hidden_NE: torch.Tensor, labels_N: torch.Tensor, head: Head, tile_rows: int
+    hidden_re: torch.Tensor, targets_r: torch.Tensor, head: OutputHead, tile_rows: int
 ) -> torch.Tensor:
-    """Mean cross-entropy over N rows with at most `tile_rows` rows of logits at a time.
+    """Mean cross-entropy of the rows' predictions, in fp32. Differentiable in `hidden_re` only."""
+    apply: Callable[..., torch.Tensor] = _TiledCrossEntropy.apply
+    return apply(hidden_re, targets_r, head, tile_rows)
 
-    Works with and without gradients; backward may run once.
+
+class _TiledCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_re: torch.Tensor,
+        targets_r: torch.Tensor,
+        head: OutputHead,
+        tile_rows: int,
+    ) -> torch.Tensor:
+        row_count = len(hidden_re)
+        total = torch.zeros((), dtype=torch.float32, device=hidden_re.device)
+        gradient_re = torch.empty_like(hidden_re) if ctx.needs_input_grad[0] else None
+        for begin in range(0, row_count, tile_rows):
+            rows = slice(begin, begin + tile_rows)
+            tile_gradient = None if gradient_re is None else gradient_re[rows]
+            total += _tile(hidden_re[rows], targets_r[rows], head, row_count, tile_gradient)
+        if gradient_re is not None:
+            ctx.save_for_backward(gradient_re)
+        return total / row_count
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (gradient_re,) = ctx.saved_tensors
+        return gradient_re * gradients[0].to(gradient_re.dtype), None, None, None
+
+
+def _tile(
+    hidden_te: torch.Tensor,
+    targets_t: torch.Tensor,
+    head: OutputHead,
+    row_count: int,
+    gradient_te: torch.Tensor | None,
+) -> torch.Tensor:
+    """Sum of the tile's losses; fills the gradient of the mean over all rows, where wanted.
+
+    Works in place: the logits become probabilities, and these the gradient of the logits.
     """
-    if torch.is_grad_enabled():
-        loss: torch.Tensor = _TiledCrossEntropy.apply(hidden_NE, labels_N, head, tile_rows)
-        return loss
-    total = hidden_NE.new_zeros((), dtype=torch.float32)
-    for start in range(0, labels_N.shape[0], tile_rows):
-        rows = slice(start, start + tile_rows)
-        total += F.cross_entropy(head(hidden_NE[rows]).float(), labels_N[rows], reduction="sum")
-    return total / labels_N.shape[0]
+    scores_tv = head.linear(hidden_te).float()
+    cap_derivative_tv = head.transform_(scores_tv)
+    scores_tv -= scores_tv.amax(dim=1, keepdim=True)
+    row_indices = torch.arange(len(targets_t), device=targets_t.device)
+    target_scores_t = scores_tv[row_indices, targets_t]
+    scores_tv.exp_()
+    normalisers_t = scores_tv.sum(dim=1)
+    loss = (normalisers_t.log() - target_scores_t).sum()
+    if gradient_te is not None:
+        scores_tv /= normalisers_t[:, None]
+        scores_tv[row_indices, targets_t] -= 1.0
+        if cap_derivative_tv is not None:
+            scores_tv *= cap_derivative_tv
+        scores_tv *= head.scale / row_count
+        torch.mm(scores_tv.to(hidden_te.dtype), head.weight_ve, out=gradient_te)
+    return loss

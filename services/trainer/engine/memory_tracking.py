@@ -1,15 +1,9 @@
-"""Peak bytes of the device during a step.
-
-On CUDA the allocator counts. On CPU nobody does: `torch.profiler` slows a step down and the
-resident set counts pages, not tensors. A dispatch mode that sees every storage is exact: it agrees
-with the same step under fake tensors to the byte.
-"""
+"""Peak memory of a step: the allocator's count on CUDA, a count of live storages on the CPU."""
 
 from __future__ import annotations
 
 import resource
 import weakref
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -17,86 +11,100 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class PeakMeter(Protocol):
-    """Measures the peak between two calls of `restart`."""
+class MemoryTracker(Protocol):
+    """Counts tensor bytes on one device while entered; may be entered again and again."""
 
-    def __enter__(self) -> PeakMeter: ...
-    def __exit__(self, *exception: object) -> None: ...
-    def restart(self) -> None:
-        """Forgets the peak so far."""
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *exception: Any) -> None: ...
+
+    def reset_peak(self) -> None:
+        """The peak becomes what is in use now."""
+        ...
+
+    @property
+    def current_bytes(self) -> int:
+        """Bytes in use."""
+        ...
 
     @property
     def peak_bytes(self) -> int:
-        """Most bytes alive at once since the last restart."""
+        """Most bytes in use at once since `reset_peak`."""
+        ...
 
 
-class CudaPeakMeter:
-    """The caching allocator's own counters."""
+def memory_tracker(device: torch.device) -> MemoryTracker:
+    """The tracker for a device."""
+    return CudaTracker(device) if device.type == "cuda" else StorageTracker()
+
+
+class CudaTracker:
+    """Bytes handed out by torch's caching allocator: no context, no fragmentation."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def __enter__(self) -> CudaPeakMeter:
+    def __enter__(self) -> CudaTracker:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         return None
 
-    def restart(self) -> None:
-        """Forgets the peak so far."""
+    def reset_peak(self) -> None:
+        """The peak becomes what is in use now."""
         torch.cuda.reset_peak_memory_stats(self._device)
 
     @property
+    def current_bytes(self) -> int:
+        """Bytes in use."""
+        return torch.cuda.memory_allocated(self._device)
+
+    @property
     def peak_bytes(self) -> int:
-        """`torch.cuda.max_memory_allocated`."""
+        """Most bytes in use at once since `reset_peak`."""
         return torch.cuda.max_memory_allocated(self._device)
 
 
 class StorageTracker(TorchDispatchMode):
-    """Follows every CPU storage from its first appearance to its end."""
+    """Bytes of CPU storages made by operations inside the mode, until they are freed.
 
-    def __init__(self, existing: Iterable[torch.Tensor] = ()) -> None:
-        super().__init__()
-        self._alive: dict[int, int] = {}
-        self._live_bytes = 0
+    Workspaces inside a kernel are invisible to it, and so are tensors that no operation inside the
+    mode has returned.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.current_bytes = 0
         self.peak_bytes = 0
-        for tensor in existing:
-            self._track(tensor)
+        self._known: set[int] = set()
 
-    def restart(self) -> None:
-        """Forgets the peak so far."""
-        self.peak_bytes = self._live_bytes
+    def reset_peak(self) -> None:
+        """The peak becomes what is in use now."""
+        self.peak_bytes = self.current_bytes
 
-    def _track(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self._alive:
-            return
-        size = storage.nbytes()
-        self._alive[key] = size
-        self._live_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
-        weakref.finalize(storage, self._forget, key)
-
-    def _forget(self, key: int) -> None:
-        self._live_bytes -= self._alive.pop(key, 0)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Runs the operation and tracks what it returns."""
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operation and counts the storages of its results that are new."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu":
-                self._track(leaf)
+                self._count(leaf.untyped_storage())
         return result
 
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        size_bytes = storage.nbytes()
+        self._known.add(key)
+        self.current_bytes += size_bytes
+        self.peak_bytes = max(self.peak_bytes, self.current_bytes)
+        # Not at exit: the interpreter takes modules apart before it runs such finalizers.
+        weakref.finalize(storage, self._forget, key, size_bytes).atexit = False
 
-def peak_meter(device: torch.device, existing: Iterable[torch.Tensor]) -> PeakMeter:
-    """The meter for a device. `existing` are the tensors that are alive already."""
-    return CudaPeakMeter(device) if device.type == "cuda" else StorageTracker(existing)
+    def _forget(self, key: int, size_bytes: int) -> None:
+        self._known.discard(key)
+        self.current_bytes -= size_bytes
 
 
 def host_peak_bytes() -> int:
-    """Largest resident set of this process so far (Linux reports KiB)."""
+    """Largest resident set of this process so far. Linux counts it in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from elite.planner.v1 import planner_pb2
 from services.trainer.engine.attention import ATTENTION_NAME, register_attention
 from services.trainer.engine.durable import cached_folder
 from services.trainer.engine.failures import BAD_MODEL, EngineError
+from services.trainer.engine.gguf_conversion import convert_gguf
+
+transformers_logging.disable_progress_bar()
 
 DTYPES = {
     planner_pb2.DTYPE_BFLOAT16: torch.bfloat16,
@@ -24,33 +27,19 @@ DTYPES = {
 }
 
 
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a model is: a folder in Hugging Face format, or a hub id."""
-
-    location: str
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return self.location
-
-
-def find_model(
-    summary: planner_pb2.ModelSummary, model_path: str, cache_directory: Path
-) -> ModelSource:
-    """The source of the weights: `model_path` if given, else what the plan names.
+def find_model(summary: planner_pb2.ModelSummary, model_path: str, cache_directory: Path) -> str:
+    """Where the weights are, `model_path` before what the plan names: a folder or a hub id.
 
     GGUF weights inside a package are converted to a folder in the cache once. Raises `EngineError`
     (BAD_MODEL) when there is nothing usable.
     """
     if model_path:
-        return ModelSource(_checked_folder(Path(model_path)))
+        return _checked_folder(Path(model_path))
     kind = summary.weights.WhichOneof("source")
     if kind == "package":
-        return ModelSource(_converted_package(summary.weights.package, cache_directory))
+        return _converted_package(summary.weights.package, cache_directory)
     if kind == "hub_id" and summary.weights.hub_id:
-        return ModelSource(summary.weights.hub_id)
+        return summary.weights.hub_id
     raise EngineError(BAD_MODEL, "the plan names no weights", "give spec.model_path")
 
 
@@ -79,60 +68,50 @@ def _converted_package(package: planner_pb2.PackagedWeights, cache_directory: Pa
     gguf = Path(str(distribution.locate_file(listed[package.file]))).resolve()
     name = f"{package.distribution}-{distribution.version}-{gguf.stem}"
     folder = cache_directory / "models" / name
-    cached_folder(folder, lambda temporary: _convert_gguf(gguf, temporary))
+    cached_folder(folder, lambda temporary: convert_gguf(gguf, temporary))
     return str(folder.resolve())
 
 
-def _convert_gguf(gguf: Path, folder: Path) -> None:
-    """Unpacks a GGUF file into safetensors, which load in a fraction of the time.
-
-    The weights are stored in bfloat16. A model loaded from GGUF refuses to be saved, hence the
-    second model of the same configuration.
-    """
-    packed = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
-    )
-    config = packed.config
-    del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    plain.load_state_dict(packed.state_dict())
-    plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-
-
-def load_tokenizer(source: ModelSource) -> Any:
+def load_tokenizer(location: str) -> Any:
     """The model's fast tokenizer. Raises `EngineError` (BAD_MODEL)."""
-    return _from_pretrained(AutoTokenizer, source)
+    return _from_pretrained(AutoTokenizer, location)
 
 
-def load_model(source: ModelSource, plan: planner_pb2.Plan) -> Any:
+def load_model(location: str, plan: planner_pb2.Plan) -> Any:
     """The causal language model in the plan's compute dtype, frozen, on the host.
 
     Safetensors are memory-mapped, so the weights take no memory until they are used. Raises
     `EngineError` (BAD_MODEL) for a model that cannot be read, that would run code of its own, that
     is quantised already, or that is not the plan's model.
     """
-    config = _from_pretrained(AutoConfig, source)
+    config = _from_pretrained(AutoConfig, location)
     if getattr(config, "quantization_config", None) is not None:
         raise EngineError(
-            BAD_MODEL, f"{source.name} is quantised already", "give the model in 16 or 32 bits"
+            BAD_MODEL, f"{location} is quantised already", "give the model in 16 or 32 bits"
         )
     check_configuration(config, plan.model)
     register_attention()
     model = _from_pretrained(
-        AutoModelForCausalLM, source, config=config, use_safetensors=True,
+        AutoModelForCausalLM, location, config=config, use_safetensors=True,
         dtype=DTYPES[plan.execution.compute_dtype], attn_implementation=ATTENTION_NAME,
     )  # fmt: skip
     model.requires_grad_(False)
     return model.eval()  # the only thing train() would switch on is dropout, and there is none
 
 
-def _from_pretrained(kind: Any, source: ModelSource, **options: Any) -> Any:
+def _from_pretrained(kind: Any, location: str, **options: Any) -> Any:
     try:
-        return kind.from_pretrained(source.location, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, json.JSONDecodeError) as error:
-        problem = f"{source.name} cannot be loaded ({_first_line(error)})"
-        fix = "give spec.model_path, a folder in Hugging Face format, or let this machine reach the hub"
+        return kind.from_pretrained(location, trust_remote_code=False, **options)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        ImportError,
+        RuntimeError,
+        json.JSONDecodeError,
+    ) as error:
+        problem = f"{location} cannot be loaded ({_first_line(error)})"
+        fix = "give spec.model_path, a Hugging Face folder, or let this machine reach the hub"
         raise EngineError(BAD_MODEL, problem, fix) from error
 
 

@@ -35,7 +35,7 @@ class StopSignal:
         finally:
             self._deferred = False
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
         self.requested = True
         if not self._deferred:
             raise StopRequested(signal.Signals(number).name)

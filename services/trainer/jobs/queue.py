@@ -16,7 +16,7 @@ TASK_NAME = "elite.trainer.run"
 # whose worker has died is not waited for: the API's sweep sends a new one (api/sweep.py).
 VISIBILITY_TIMEOUT_SECONDS = 365 * 24 * 3600
 
-# Why each of these is set: docs/adr/0004-runs.md.
+# Why each of these is set: docs/adr/0008-runs.md.
 _CONFIGURATION = {
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,

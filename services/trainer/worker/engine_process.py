@@ -7,12 +7,14 @@ and `close` kills the whole process group. Linux only.
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,7 @@ logger = logging.getLogger("elite.trainer.worker")
 # A line of the event protocol is a few hundred bytes.
 LONGEST_LINE_BYTES = 1 << 20
 _READ_BYTES = 1 << 16
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+_LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")))
 
 
 class EngineProcess:
@@ -37,17 +38,18 @@ class EngineProcess:
     @classmethod
     def start(cls, command: Sequence[str], log_path: Path) -> EngineProcess:
         """Starts `command ... --events-fd N`. Raises `OSError` when it cannot be started."""
+        if shutil.which(command[0]) is None:
+            raise FileNotFoundError(errno.ENOENT, "there is no such program", command[0])
         read_end, write_end = os.pipe()
         try:
             with log_path.open("ab") as log:
                 process = subprocess.Popen(
-                    [*command, "--events-fd", str(write_end)],
+                    [*_LAUNCH, str(os.getpid()), *command, "--events-fd", str(write_end)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     pass_fds=(write_end,),
                     start_new_session=True,
-                    preexec_fn=_die_with(os.getpid()),
                 )
         except BaseException:
             os.close(read_end)
@@ -137,15 +139,3 @@ class _LineSplitter:
 def _wait_for_exit(process_id: int) -> None:
     """Does not reap: until then the id is not given to another process."""
     os.waitid(os.P_PID, process_id, os.WEXITED | os.WNOWAIT)
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    """What the child does between fork and exec: ask to be killed when its parent dies."""
-
-    def prepare() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            # The parent died before the line above.
-            os._exit(1)
-
-    return prepare

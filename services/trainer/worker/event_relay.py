@@ -10,6 +10,7 @@ from collections import deque
 import redis
 
 from elite.trainer.v1 import trainer_pb2
+from services.trainer.jobs.cancellation import raise_if_cancelled
 from services.trainer.jobs.lease import RunLease
 
 logger = logging.getLogger("elite.trainer.worker")
@@ -42,6 +43,7 @@ class EventRelay:
     async def run(self) -> None:
         """Sends whatever comes, until cancelled or, by `LeaseLostError`, the run is another's."""
         while True:
+            raise_if_cancelled()
             await self._news.wait()
             self._news.clear()
             try:

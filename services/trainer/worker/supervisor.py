@@ -17,6 +17,7 @@ import redis
 from google.protobuf import json_format
 
 from elite.trainer.v1 import trainer_pb2
+from services.trainer.jobs.cancellation import raise_if_cancelled
 from services.trainer.jobs.connection import async_client, is_unavailable
 from services.trainer.jobs.errors import LeaseLostError
 from services.trainer.jobs.lease import LeaseStatus, RunLease
@@ -192,6 +193,7 @@ class Attempt:
     async def _keep(self) -> None:
         """Renews the lease and passes on wishes to stop, until cancelled."""
         while True:
+            raise_if_cancelled()
             if is_draining():
                 self._ask_to_stop(StopReason.DRAIN, self._settings.drain_grace_seconds)
             try:

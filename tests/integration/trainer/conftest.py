@@ -42,3 +42,9 @@ def _stack(folder: Path, *, with_worker: bool) -> Iterator[TrainerStack]:
     finally:
         stack.close()
         valkey.close()
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainerStack]:
+    """Store and API, no worker: runs stay where they are put."""
+    yield from _stack(tmp_path_factory.mktemp("api"), with_worker=False)

@@ -109,6 +109,19 @@ def test_store_down_is_unavailable_and_comes_back_with_everything(
     assert stack.wait_for(run_id, SUCCEEDED, FAILED).state == SUCCEEDED
 
 
+def test_store_that_hangs_is_unavailable_too(lonely_trainer: TrainerStack) -> None:
+    stack = lonely_trainer
+    run_id = stack.create()
+    stack.valkey.freeze()
+    for call in (lambda: stack.get(run_id), lambda: stack.create()):
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    stack.valkey.thaw()
+    wait_until(lambda: health_of(stack) == health_pb2.HealthCheckResponse.SERVING, "health")
+    assert stack.get(run_id).state == PLANNED
+
+
 def test_store_restarts_under_a_running_engine(lonely_trainer: TrainerStack) -> None:
     """The outage outlasts the lease; the engine never notices, and no event is lost."""
     stack = lonely_trainer

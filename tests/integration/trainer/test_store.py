@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -40,7 +41,6 @@ from services.trainer.jobs.states import (
 )
 from services.trainer.jobs.store import RunStore, Transition
 from services.trainer.settings import TrainerSettings
-from services.trainer.worker.identity import lease_owner
 from services.trainer.worker.settings import TrainerWorkerSettings
 from services.trainer.worker.take_up import take_up
 from tests.support.run_specs import a_plan
@@ -50,7 +50,7 @@ STREAM_LENGTH = 1000
 
 
 @asynccontextmanager
-async def open_store(valkey: Valkey) -> AsyncIterator[tuple[RunStore, object]]:
+async def open_store(valkey: Valkey) -> AsyncIterator[tuple[RunStore, Any]]:
     client = async_client(TrainerSettings(redis_url=valkey.socket_url))
     try:
         yield RunStore(client, STREAM_LENGTH), client
@@ -74,11 +74,11 @@ def _step(target: State, owner: str = "owner-1") -> Transition:
     return Transition(target, "a step", changes, owner=owner, lease_seconds=30)
 
 
-async def indexed_in(client: object, run_id: str) -> list[State]:
+async def indexed_in(client: Any, run_id: str) -> list[State]:
     return [
         state
         for state in ALL_STATES
-        if await client.zscore(keys.state_key(state), run_id) is not None  # type: ignore[attr-defined]
+        if await client.zscore(keys.state_key(state), run_id) is not None
     ]
 
 
@@ -106,12 +106,12 @@ def test_any_sequence_of_steps_keeps_record_indexes_lease_and_events_together(
             olds = [getattr(event.state_changed, "from") for event in events]
             assert olds == [trainer_pb2.RUN_STATE_UNSPECIFIED, *path[:-1]]
 
-    async def check(store: RunStore, client: object, run_id: str, expected: State) -> None:
+    async def check(store: RunStore, client: Any, run_id: str, expected: State) -> None:
         record = await store.get(run_id)
         assert record.run.state == expected
         assert record.run.spec.plan == a_plan()
         assert await indexed_in(client, run_id) == [expected]
-        waits = await client.zscore(keys.WAITING, run_id) is not None  # type: ignore[attr-defined]
+        waits = await client.zscore(keys.WAITING, run_id) is not None
         assert waits == (expected in WAITING_STATES)
         assert bool(await store.lease_owner(run_id)) == (expected == RUNNING)
 
@@ -157,7 +157,7 @@ async def test_creation_is_idempotent_under_concurrency(valkey: Valkey) -> None:
     async with open_store(valkey) as (store, _):
         ids = await asyncio.gather(*(a_run(store, request_id="same") for _ in range(20)))
         assert len(set(ids)) == 1
-        assert (await store.find_request("same")).run_id == ids[0]  # type: ignore[union-attr]
+        assert (await store.find_request("same")).run_id == ids[0]
         others = await asyncio.gather(*(a_run(store) for _ in range(5)))
         assert len({*ids, *others}) == 6
 
@@ -172,7 +172,7 @@ async def test_a_run_id_is_never_given_twice(valkey: Valkey) -> None:
 
 async def test_pages_are_newest_first_and_complete(valkey: Valkey) -> None:
     async with open_store(valkey) as (store, client):
-        await client.flushall()  # type: ignore[attr-defined]
+        await client.flushall()
         planned, failed = [], []
         for _ in range(4):
             planned.append(await a_run(store, PLANNED))
@@ -230,7 +230,7 @@ async def test_lease_that_expired_in_an_outage_is_taken_again(valkey: Valkey) ->
     async with open_store(valkey) as (store, client):
         run_id = await a_run(store, PLANNED, RUNNING)
         lease = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
-        await client.delete(keys.lease_key(run_id))  # type: ignore[attr-defined]
+        await client.delete(keys.lease_key(run_id))
         assert await lease.renew() is LeaseStatus.HELD
         assert await store.lease_owner(run_id) == "owner-1"
 
@@ -241,7 +241,7 @@ async def test_owner_that_was_replaced_can_do_nothing(valkey: Valkey) -> None:
         old = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
         await store.change(run_id, lambda _: _step(RESUMING))
         await store.change(run_id, lambda _: _step(RUNNING, "owner-2"))
-        before = await client.xlen(keys.events_key(run_id))  # type: ignore[attr-defined]
+        before = await client.xlen(keys.events_key(run_id))
 
         assert await old.renew() is LeaseStatus.LOST
         with pytest.raises(LeaseLostError):
@@ -252,7 +252,7 @@ async def test_owner_that_was_replaced_can_do_nothing(valkey: Valkey) -> None:
         free = Transition(RESUMING, "", lease="free")
         with pytest.raises(LeasedError):
             await store.transition(await store.get(run_id), free)
-        assert await client.xlen(keys.events_key(run_id)) == before  # type: ignore[attr-defined]
+        assert await client.xlen(keys.events_key(run_id)) == before
         assert await store.lease_owner(run_id) == "owner-2"
 
 
@@ -260,12 +260,11 @@ async def test_batch_sent_twice_is_stored_once(valkey: Valkey) -> None:
     async with open_store(valkey) as (store, client):
         run_id = await a_run(store, PLANNED, RUNNING)
         lease = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
-        stored: Callable[[], Awaitable[int]] = lambda: client.xlen(keys.events_key(run_id))  # type: ignore[attr-defined]  # noqa: E731
-        before = await stored()
+        before = await client.xlen(keys.events_key(run_id))
         await lease.append(1, [b"", b""], b"")
         await lease.append(1, [b"", b""], b"")
         await lease.append(2, [b"", b""], b"")
-        assert await stored() == before + 3
+        assert await client.xlen(keys.events_key(run_id)) == before + 3
 
 
 async def test_cancel_flag_reaches_the_owner(valkey: Valkey) -> None:
@@ -299,8 +298,4 @@ async def test_stream_is_bounded(valkey: Valkey) -> None:
         for first in range(1, 3001, 500):
             await lease.append(first, [b""] * 500, b"")
         # "About": Redis trims whole nodes of its radix tree, 100 entries each.
-        assert await client.xlen(keys.events_key(run_id)) <= 300  # type: ignore[attr-defined]
-
-
-def test_lease_owner_is_this_process() -> None:
-    assert lease_owner().endswith(f":{__import__('os').getpid()}")
+        assert await client.xlen(keys.events_key(run_id)) <= 300

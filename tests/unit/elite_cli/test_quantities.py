@@ -13,6 +13,7 @@ from elite_cli.quantities import (
     format_duration,
     format_parameters,
     format_rate,
+    format_share,
     parse_duration,
     parse_size,
 )
@@ -115,6 +116,9 @@ def test_other_figures_in_words() -> None:
     assert format_parameters(134_515_008) == "135 M"
     assert format_parameters(1_543_714_304) == "1.54 B"
     assert format_parameters(999_999_999) == "1.00 B"
+    assert format_share(2**30, 2**31) == "1.00 of 2.00 GiB"
+    assert format_share(2**29, 2**31) == "512 MiB of 2.00 GiB"
+    assert format_duration(0.0001) == "<1 ms"
     assert format_count(4194304) == "4,194,304"
 
 

@@ -1,0 +1,203 @@
+"""From a `NodeProfile` to a `Machine`: which device, what was measured, what the card table fills.
+
+A device that was not measured is planned for by the card table, when the table knows it by name;
+otherwise the request is refused, naming every measurement that is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from elite.profiler.v1 import profiler_pb2
+from services.common.errors import (
+    ErrorReason,
+    FieldViolation,
+    ServiceError,
+    invalid_field,
+    invalid_fields,
+)
+from services.planner.gpus import GpuCard, card_named
+from services.planner.machine import (
+    FUSED_KERNELS,
+    ComputeDtype,
+    DeviceKind,
+    Machine,
+    Rates,
+    card_dtypes,
+    card_kernels,
+    card_notes,
+    card_rates,
+    process_overhead_bytes,
+    process_overhead_note,
+)
+
+_STRESS_TEST = "run `elite profile --stress`"
+_MEASURED_ON_ALL = (
+    "safe_allocatable_bytes",
+    "matmul_16bit_flops_per_second",
+    "matmul_32bit_flops_per_second",
+    "memory_bandwidth_bytes_per_second",
+)
+_MEASURED_ON_CUDA = (
+    "host_to_device_pinned_bytes_per_second",
+    "device_to_host_pinned_bytes_per_second",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What is known of a device: safe bytes for tensors, rates, and what to tell the caller."""
+
+    safe_bytes: int
+    rates: Rates
+    notes: tuple[str, ...]
+
+
+def machine_from_profile(
+    profile: profiler_pb2.NodeProfile, device_index: int | None = None
+) -> Machine:
+    """The machine to plan for: the device asked for, or the one with the largest budget.
+
+    Raises `ServiceError` naming the index, or the measurements that are missing.
+    """
+    if device_index is not None:
+        if device_index >= len(profile.devices):
+            problem = f"is {device_index}; the profile has {len(profile.devices)} devices"
+            fix = "an index from machine.profile.devices"
+            raise invalid_field("constraints.device_index", problem, fix)
+        return _machine(profile, device_index)
+    machines: list[Machine] = []
+    refusals: list[ServiceError] = []
+    for index in range(len(profile.devices)):
+        try:
+            machines.append(_machine(profile, index))
+        except ServiceError as refusal:
+            refusals.append(refusal)
+    if not machines:
+        raise refusals[0]
+    return max(machines, key=lambda machine: machine.gpu_safe_bytes)
+
+
+def _machine(profile: profiler_pb2.NodeProfile, index: int) -> Machine:
+    device, host, software = profile.devices[index], profile.host, profile.software
+    on_cuda = device.kind == profiler_pb2.DEVICE_KIND_CUDA
+    kind = DeviceKind.CUDA if on_cuda else DeviceKind.CPU
+    capability = (device.compute_capability.major, device.compute_capability.minor)
+    measured = _measured(device, index)
+    overhead = host.process_overhead_bytes or process_overhead_bytes(kind)
+    notes = list(measured.notes)
+    if not host.process_overhead_bytes:
+        notes.append(process_overhead_note(overhead))
+    kernels = _working_kernels(software, kind, capability, notes)
+    return Machine(
+        device_name=device.name,
+        device_kind=kind,
+        device_index=index,
+        shared_memory=device.memory_is_host_memory,
+        gpu_safe_bytes=measured.safe_bytes,
+        host_safe_bytes=host.memory_available_bytes or host.memory_total_bytes,
+        process_overhead_bytes=overhead,
+        disk_free_bytes=host.scratch_disk.free_bytes,
+        rates=measured.rates,
+        dtypes=_dtypes(device, kind, capability),
+        attention_kernels=kernels,
+        has_bitsandbytes=_has_bitsandbytes(software),
+        notes=tuple(notes),
+    )
+
+
+def _measured(device: profiler_pb2.Device, index: int) -> _Measured:
+    if device.HasField("measurements"):
+        _check_complete(device, index)
+        return _from_measurements(device)
+    card = None
+    if device.kind == profiler_pb2.DEVICE_KIND_CUDA:
+        card = card_named(device.name, device.memory_total_bytes)
+    if card is None:
+        raise _missing(index, _needed(device))
+    return _from_card(device, card)
+
+
+def _needed(device: profiler_pb2.Device) -> list[str]:
+    on_cuda = device.kind == profiler_pb2.DEVICE_KIND_CUDA
+    needed = [*_MEASURED_ON_ALL, "attention_rates"]
+    return needed + list(_MEASURED_ON_CUDA) if on_cuda else needed
+
+
+def _check_complete(device: profiler_pb2.Device, index: int) -> None:
+    measurements = device.measurements
+    missing = [name for name in _needed(device) if not getattr(measurements, name)]
+    rates = measurements.attention_rates
+    if rates and not all(rate.flops_per_second and rate.sequence_tokens for rate in rates):
+        missing.append("attention_rates")
+    if missing:
+        raise _missing(index, missing)
+
+
+def _missing(index: int, names: list[str]) -> ServiceError:
+    where = f"machine.profile.devices[{index}].measurements"
+    return invalid_fields(
+        [FieldViolation(f"{where}.{name}", "was not measured", _STRESS_TEST) for name in names],
+        reason=ErrorReason.MISSING_MEASUREMENT,
+    )
+
+
+def _from_measurements(device: profiler_pb2.Device) -> _Measured:
+    """Safe bytes are what was measured, or what is free now when that is less."""
+    measurements = device.measurements
+    free = device.memory_free_bytes - measurements.runtime_overhead_bytes
+    safe = measurements.safe_allocatable_bytes
+    attention = sorted(
+        (rate.sequence_tokens, rate.flops_per_second) for rate in measurements.attention_rates
+    )
+    rates = Rates(
+        matmul_16bit=measurements.matmul_16bit_flops_per_second,
+        matmul_32bit=measurements.matmul_32bit_flops_per_second,
+        attention=tuple(attention),
+        memory_bandwidth=measurements.memory_bandwidth_bytes_per_second,
+        host_to_device=measurements.host_to_device_pinned_bytes_per_second,
+        device_to_host=measurements.device_to_host_pinned_bytes_per_second,
+    )
+    return _Measured(min(safe, free) if free > 0 else safe, rates, ())
+
+
+def _from_card(device: profiler_pb2.Device, card: GpuCard) -> _Measured:
+    memory = min(card.visible_bytes, device.memory_free_bytes or card.visible_bytes)
+    safe = max(0, memory - card.runtime_overhead_bytes)
+    return _Measured(safe, card_rates(card), card_notes(card))
+
+
+def _dtypes(
+    device: profiler_pb2.Device, kind: DeviceKind, capability: tuple[int, int]
+) -> tuple[ComputeDtype, ...]:
+    """16-bit dtype first. float16 is for CUDA devices; a CPU computes in bfloat16 or float32."""
+    if kind is DeviceKind.CPU:
+        if device.measurements.matmul_16bit_dtype == ComputeDtype.FLOAT16.value:
+            return (ComputeDtype.FLOAT32,)
+        return (ComputeDtype.BFLOAT16, ComputeDtype.FLOAT32)
+    return card_dtypes(capability)
+
+
+def _working_kernels(
+    software: profiler_pb2.Software,
+    kind: DeviceKind,
+    capability: tuple[int, int],
+    notes: list[str],
+) -> tuple[str, ...]:
+    if software.attention_kernels:
+        return tuple(
+            kernel.name
+            for kernel in software.attention_kernels
+            if kernel.status == profiler_pb2.KERNEL_STATUS_WORKS and kernel.name in FUSED_KERNELS
+        )
+    assumed = ("sdpa_flash",) if kind is DeviceKind.CPU else card_kernels(capability)
+    notes.append(
+        f"attention kernels have not been probed on this machine: {assumed[0]} is assumed to work"
+    )
+    return assumed
+
+
+def _has_bitsandbytes(software: profiler_pb2.Software) -> bool:
+    """A profile without any package says nothing about packages."""
+    names = {package.name for package in software.packages}
+    return not names or "bitsandbytes" in names

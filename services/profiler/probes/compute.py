@@ -1,0 +1,111 @@
+"""How fast the device multiplies matrices, attends, and moves its own memory.
+
+Shapes: M rows, K inner and N outer width of a matrix product; B batch 1, S tokens, H heads,
+D head dim of attention.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# A projection of a small model over a few thousand tokens on a CPU, of a large one on a GPU.
+_MATMUL_SHAPE = {"cpu": (4096, 1024, 2816), "cuda": (8192, 4096, 11008)}
+_HEADS, _HEAD_DIM = {"cpu": 9, "cuda": 32}, {"cpu": 64, "cuda": 128}
+_STREAM_BYTES = {"cpu": 256 * 2**20, "cuda": 2 * 2**30}
+
+KERNELS = {
+    "sdpa_flash": SDPBackend.FLASH_ATTENTION,
+    "sdpa_efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION,
+    "sdpa_math": SDPBackend.MATH,
+}
+
+
+def sixteen_bit_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16, or float16 on GPUs that would only emulate it (before compute capability 8.0)."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return torch.float16
+    return torch.bfloat16
+
+
+def seconds_of(device: torch.device, run: Callable[[], object], repeats: int) -> float:
+    """Median seconds of `run` after one warm-up, with the device idle before and after."""
+    samples = []
+    for _ in range(repeats + 1):
+        synchronise(device)
+        started = time.perf_counter()
+        run()
+        synchronise(device)
+        samples.append(time.perf_counter() - started)
+    return statistics.median(samples[1:])
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has nothing left to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
+    """Achieved rate of one (M, K) by (K, N) product: 2 M K N floating-point operations."""
+    rows, inner, outer = _MATMUL_SHAPE[device.type]
+    left = torch.randn(rows, inner, device=device, dtype=dtype)
+    right = torch.randn(inner, outer, device=device, dtype=dtype)
+    seconds = seconds_of(device, lambda: left @ right, repeats)
+    return 2 * rows * inner * outer / seconds
+
+
+def attention_flops_per_second(
+    device: torch.device, dtype: torch.dtype, tokens: int, repeats: int
+) -> float:
+    """Achieved rate of causal attention, forward and backward, over (B, H, S, D).
+
+    Causal attention does half of the full S x S work, 2 S^2 H D operations forward, and 2.5 times
+    that backward (FlashAttention-2, arXiv 2307.08691, section 4.1).
+    """
+    heads, head_dim = _HEADS[device.type], _HEAD_DIM[device.type]
+    shape = (1, heads, tokens, head_dim)
+    query, key, value = (
+        torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)
+    )
+    gradient = torch.randn(shape, device=device, dtype=dtype)
+
+    def run() -> None:
+        output = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        torch.autograd.grad(output, (query, key, value), gradient)
+
+    return 3.5 * 2 * tokens**2 * heads * head_dim / seconds_of(device, run, repeats)
+
+
+def memory_bandwidth_bytes_per_second(device: torch.device, repeats: int) -> float:
+    """Reading and writing a buffer far larger than any cache: two bytes moved per byte copied."""
+    source = torch.ones(_STREAM_BYTES[device.type], device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / seconds_of(device, lambda: target.copy_(source), repeats)
+
+
+def kernel_refusal(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Why an attention kernel does not run forward and backward here; empty when it does."""
+    query, key, value = (
+        torch.randn(1, 4, 128, 64, device=device, dtype=dtype, requires_grad=True) for _ in range(3)
+    )
+    try:
+        if name == "flash_attn":
+            from flash_attn import flash_attn_func  # type: ignore[import-not-found]
+
+            output = flash_attn_func(query, key, value, causal=True)
+        else:
+            with sdpa_kernel(KERNELS[name]):
+                output = torch.nn.functional.scaled_dot_product_attention(
+                    query, key, value, is_causal=True
+                )
+        output.sum().backward()
+        synchronise(device)
+    except (ImportError, RuntimeError) as error:
+        return str(error).strip().splitlines()[0][:200] or type(error).__name__
+    return ""

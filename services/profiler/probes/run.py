@@ -1,0 +1,205 @@
+"""The stress test itself, in a process of its own: `python -m services.profiler.probes.run`.
+
+Prints one JSON object a line: {"probe", "result", "completed", "total", "measured"}, where
+`measured` is protobuf JSON of a `NodeProfile` with the fields this probe has filled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import torch
+from google.protobuf import json_format
+
+from elite.profiler.v1 import profiler_pb2
+from services.profiler.probes import compute, interconnect, memory
+
+_PROCESS_LIBRARIES = ("transformers", "peft", "bitsandbytes")
+_DISK_BYTES = {False: 512 * 2**20, True: 128 * 2**20}
+_REPEATS = {False: 7, True: 3}
+_ATTENTION_TOKENS = {"cpu": (1024, 4096), "cuda": (4096, 16384)}
+
+# A probe fills measured fields of a profile and says in words what it found.
+Probe = Callable[[profiler_pb2.NodeProfile], str]
+
+
+class StressTest:
+    """All probes of one device, in the order they run: memory first, while there is most."""
+
+    def __init__(self, device: torch.device, fraction: float, quick: bool, scratch: Path) -> None:
+        self._device, self._fraction, self._quick, self._scratch = device, fraction, quick, scratch
+        self._repeats = _REPEATS[quick]
+
+    def probes(self, kernels_only: bool) -> list[tuple[str, Probe]]:
+        """Names and probes."""
+        kernels: list[tuple[str, Probe]] = [("attention_kernels", self._kernels)]
+        if kernels_only:
+            return kernels
+        return [
+            ("process_overhead", self._process_overhead),
+            ("runtime_overhead", self._runtime_overhead),
+            ("safe_allocatable", self._safe_allocatable),
+            *kernels,
+            ("matmul_16bit", self._matmul_16bit),
+            ("matmul_32bit", self._matmul_32bit),
+            ("attention", self._attention),
+            ("memory_bandwidth", self._memory_bandwidth),
+            ("transfers", self._transfers),
+            ("disk", self._disk),
+        ]
+
+    @property
+    def _where(self) -> str:
+        return "on the CPU" if self._device.type == "cpu" else "on the GPU"
+
+    def _runtime_overhead(self, profile: profiler_pb2.NodeProfile) -> str:
+        if self._device.type == "cpu":
+            return "none: the CPU is the device"
+        free_before = _free_by_driver(self._device)
+        torch.zeros(1, device=self._device)
+        overhead = max(0, free_before - torch.cuda.mem_get_info(self._device)[0])
+        profile.devices[0].measurements.runtime_overhead_bytes = overhead
+        return f"the CUDA context takes {overhead / 2**20:.0f} MiB"
+
+    def _safe_allocatable(self, profile: profiler_pb2.NodeProfile) -> str:
+        found = memory.safe_memory(self._device, self._fraction, self._quick)
+        profile.devices[0].measurements.safe_allocatable_bytes = found.bytes
+        share = "" if self._fraction == 1 else f", reaching for {self._fraction:.0%} of free memory"
+        written = f"{found.written_bytes / 2**30:.2f} GiB of it allocated and written"
+        return f"{found.bytes / 2**30:.2f} GiB {self._where}, {written}{share}"
+
+    def _kernels(self, profile: profiler_pb2.NodeProfile) -> str:
+        dtype = compute.sixteen_bit_dtype(self._device)
+        works = []
+        for name in ("flash_attn", *compute.KERNELS):
+            refusal = compute.kernel_refusal(name, self._device, dtype)
+            status = profiler_pb2.KERNEL_STATUS_UNAVAILABLE
+            if not refusal:
+                works.append(name)
+                status = profiler_pb2.KERNEL_STATUS_WORKS
+            profile.software.attention_kernels.add(name=name, status=status, detail=refusal)
+        return f"working {self._where}: {', '.join(works)}"
+
+    def _matmul_16bit(self, profile: profiler_pb2.NodeProfile) -> str:
+        dtype = compute.sixteen_bit_dtype(self._device)
+        rate = compute.matmul_flops_per_second(self._device, dtype, self._repeats)
+        measured = profile.devices[0].measurements
+        measured.matmul_16bit_flops_per_second = rate
+        measured.matmul_16bit_dtype = str(dtype).removeprefix("torch.")
+        return f"{rate / 1e12:.3f} TFLOP/s in {measured.matmul_16bit_dtype} {self._where}"
+
+    def _matmul_32bit(self, profile: profiler_pb2.NodeProfile) -> str:
+        rate = compute.matmul_flops_per_second(self._device, torch.float32, self._repeats)
+        profile.devices[0].measurements.matmul_32bit_flops_per_second = rate
+        return f"{rate / 1e12:.3f} TFLOP/s in float32 {self._where}"
+
+    def _attention(self, profile: profiler_pb2.NodeProfile) -> str:
+        dtype = compute.sixteen_bit_dtype(self._device)
+        found = []
+        for tokens in _ATTENTION_TOKENS[self._device.type]:
+            rate = compute.attention_flops_per_second(
+                self._device, dtype, tokens, max(1, self._repeats // 2)
+            )
+            profile.devices[0].measurements.attention_rates.add(
+                sequence_tokens=tokens, flops_per_second=rate
+            )
+            found.append(f"{rate / 1e12:.3f} TFLOP/s at {tokens} tokens")
+        return f"{', '.join(found)}, forward and backward {self._where}"
+
+    def _memory_bandwidth(self, profile: profiler_pb2.NodeProfile) -> str:
+        rate = compute.memory_bandwidth_bytes_per_second(self._device, self._repeats)
+        profile.devices[0].measurements.memory_bandwidth_bytes_per_second = rate
+        return f"{rate / 1e9:.1f} GB/s read and written {self._where}"
+
+    def _transfers(self, profile: profiler_pb2.NodeProfile) -> str:
+        found = []
+        for to_device, way in ((True, "host_to_device"), (False, "device_to_host")):
+            for pinned, kind in ((True, "pinned"), (False, "pageable")):
+                rate = interconnect.transfer_bytes_per_second(
+                    self._device, to_device=to_device, pinned=pinned, repeats=self._repeats
+                )
+                field = f"{way}_{kind}_bytes_per_second"
+                setattr(profile.devices[0].measurements, field, rate)
+                found.append(f"{way.replace('_', ' ')} {kind} {rate / 1e9:.1f}")
+        note = " (host memory to host memory)" if self._device.type == "cpu" else ""
+        return f"{', '.join(found)} GB/s{note}"
+
+    def _disk(self, profile: profiler_pb2.NodeProfile) -> str:
+        size = _DISK_BYTES[self._quick]
+        write, read = interconnect.disk_bytes_per_second(self._scratch, size)
+        profile.host.scratch_disk.write_bytes_per_second = write
+        profile.host.scratch_disk.read_bytes_per_second = read
+        return f"write {write / 1e9:.2f}, read {read / 1e9:.2f} GB/s at {self._scratch}"
+
+    def _process_overhead(self, profile: profiler_pb2.NodeProfile) -> str:
+        for name in _PROCESS_LIBRARIES:
+            _import_quietly(name)
+        size = psutil.Process().memory_info().rss
+        profile.host.process_overhead_bytes = size
+        return f"{size / 2**20:.0f} MiB resident with torch, transformers and peft loaded"
+
+
+def _import_quietly(name: str) -> None:
+    """Imports what the engine imports; one that is not installed takes no memory."""
+    import importlib
+
+    try:
+        module = importlib.import_module(name)
+    except ImportError:
+        return
+    if name == "transformers":
+        _ = module.AutoModelForCausalLM, module.LlamaForCausalLM, module.AutoTokenizer
+
+
+def _free_by_driver(device: torch.device) -> int:
+    """Free bytes before this process has a context: NVML does not need one."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}")
+    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+
+
+def run_probes(
+    probes: list[tuple[str, Probe]],
+) -> Iterator[dict[str, object]]:
+    """Runs the probes one by one; yields what each found."""
+    for completed, (name, probe) in enumerate(probes, start=1):
+        profile = profiler_pb2.NodeProfile(
+            devices=[profiler_pb2.Device()], host=profiler_pb2.Host()
+        )
+        result = probe(profile)
+        yield {
+            "probe": name,
+            "result": result,
+            "completed": completed,
+            "total": len(probes),
+            "measured": json_format.MessageToDict(profile),
+        }
+
+
+def main() -> None:
+    """Runs the test the arguments ask for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", required=True, help="cpu, or cuda:INDEX")
+    parser.add_argument("--scratch", required=True, type=Path)
+    parser.add_argument("--memory-fraction", type=float, default=1.0)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--kernels-only", action="store_true")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    if device.type == "cpu":
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    test = StressTest(device, arguments.memory_fraction, arguments.quick, arguments.scratch)
+    for found in run_probes(test.probes(arguments.kernels_only)):
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

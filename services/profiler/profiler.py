@@ -1,0 +1,194 @@
+"""The profiler without its gRPC face: snapshots, and stress tests in a child process."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pynvml
+from google.protobuf import json_format
+
+from elite.profiler.v1 import profiler_pb2
+from services.common.errors import ErrorReason, ServiceError
+from services.profiler.convert import add_measurements, assemble
+from services.profiler.probes.gpu import read_gpus
+from services.profiler.probes.host import cpu_device, read_host
+from services.profiler.probes.software import package_version, read_software
+from services.profiler.settings import ProfilerSettings
+from services.profiler.store import MeasurementStore
+
+logger = logging.getLogger("elite.profiler")
+
+_PR_SET_PDEATHSIG = 1
+_STDERR_TAIL_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one probe found, in words and as the fields it measured."""
+
+    probe: str
+    result: str
+    completed: int
+    total: int
+    measured: profiler_pb2.NodeProfile
+
+
+class Profiler:
+    """Reads the machine, measures it, and remembers what was measured."""
+
+    def __init__(self, settings: ProfilerSettings, nvml: Any = pynvml) -> None:
+        self._settings = settings
+        self._nvml = nvml
+        self._store = MeasurementStore(settings.state_directory)
+        self._software = read_software()
+        self._torch_version = package_version("torch")
+        self._testing = asyncio.Lock()
+
+    def snapshot(self) -> profiler_pb2.NodeProfile:
+        """The machine now, with the newest stored measurements. Takes milliseconds and blocks.
+
+        Raises `ServiceError` when the scratch directory or the GPU driver cannot be used.
+        """
+        host = read_host(self._settings.usable_scratch_directory())
+        devices = read_gpus(self._nvml) or [cpu_device(host)]
+        node_name = self._settings.node_name or socket.gethostname()
+        profile = assemble(node_name, devices, host, self._software)
+        for index, device in enumerate(profile.devices):
+            stored = self._store.load(device, self._torch_version)
+            if stored is not None:
+                add_measurements(profile, index, stored)
+        return profile
+
+    async def stress_test(
+        self, *, memory_fraction: float, quick: bool, kernels_only: bool = False
+    ) -> AsyncIterator[ProbeResult]:
+        """Measures every device, one after another; yields as probes end, then stores.
+
+        Closing the iterator ends the child process. Raises `ServiceError`: BUSY while another test
+        runs, DEVICE_ERROR when a probe fails.
+        """
+        if self._testing.locked():
+            raise ServiceError(ErrorReason.BUSY, "a stress test is running: wait for it to end")
+        async with self._testing:
+            profile = await asyncio.to_thread(self.snapshot)
+            for position, device in enumerate(profile.devices):
+                arguments = self._arguments(device, memory_fraction, quick, kernels_only)
+                measured = profiler_pb2.NodeProfile()
+                async for result in _run_child(arguments):
+                    measured.MergeFrom(_without_empty_device(result.measured, measured))
+                    yield _counted(result, position, len(profile.devices))
+                await asyncio.to_thread(self._remember, device, measured, kernels_only)
+
+    def _remember(
+        self, device: profiler_pb2.Device, measured: profiler_pb2.NodeProfile, kernels_only: bool
+    ) -> None:
+        if kernels_only:
+            earlier = self._store.load(device, self._torch_version)
+            if earlier is not None:
+                earlier.software.CopyFrom(measured.software)
+                measured = earlier
+        else:
+            figures = measured.devices[0].measurements
+            figures.source = profiler_pb2.MEASUREMENT_SOURCE_STRESS_TEST
+            figures.measured_at.GetCurrentTime()
+            measured.host.scratch_disk.path = str(self._settings.usable_scratch_directory())
+        self._store.save(device, self._torch_version, measured)
+
+    def _arguments(
+        self, device: profiler_pb2.Device, fraction: float, quick: bool, kernels_only: bool
+    ) -> list[str]:
+        is_cpu = device.kind == profiler_pb2.DEVICE_KIND_CPU
+        arguments = ["--device", "cpu" if is_cpu else f"cuda:{device.index}"]
+        arguments += ["--scratch", str(self._settings.usable_scratch_directory())]
+        arguments += ["--memory-fraction", str(fraction or 1.0)]
+        arguments += ["--quick"] if quick else []
+        return [*arguments, "--kernels-only"] if kernels_only else arguments
+
+    async def probe_kernels_if_unknown(self) -> None:
+        """Finds out which attention kernels work, unless that is stored already."""
+        await asyncio.sleep(self._settings.kernel_probe_delay_seconds)
+        profile = await asyncio.to_thread(self.snapshot)
+        if profile.software.attention_kernels or not self._torch_version:
+            return
+        try:
+            async for _ in self.stress_test(memory_fraction=1, quick=True, kernels_only=True):
+                pass
+        except ServiceError as error:
+            logger.warning("attention kernels not probed", extra={"error": error.message})
+
+
+def _without_empty_device(
+    found: profiler_pb2.NodeProfile, so_far: profiler_pb2.NodeProfile
+) -> profiler_pb2.NodeProfile:
+    """Repeated fields append when merged: the one device is merged here instead."""
+    if so_far.devices:
+        so_far.devices[0].MergeFrom(found.devices[0])
+        found.ClearField("devices")
+    return found
+
+
+def _counted(result: ProbeResult, position: int, devices: int) -> ProbeResult:
+    """Counts over all devices."""
+    completed = position * result.total + result.completed
+    return ProbeResult(
+        result.probe, result.result, completed, result.total * devices, result.measured
+    )
+
+
+async def _run_child(arguments: list[str]) -> AsyncIterator[ProbeResult]:
+    """Runs the probes in a session of their own; ends them when the caller stops listening."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.profiler.probes.run", *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        start_new_session=True, preexec_fn=_die_with_parent, limit=2**20,
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stderr is not None
+    errors = asyncio.create_task(child.stderr.read())
+    try:
+        async for line in child.stdout:
+            yield _parsed(line)
+        if await child.wait() != 0:
+            raise _probe_failed((await errors).decode(errors="replace"))
+    finally:
+        _kill_group(child)
+        await child.wait()
+        errors.cancel()
+
+
+def _parsed(line: bytes) -> ProbeResult:
+    found = json.loads(line)
+    measured = json_format.ParseDict(found["measured"], profiler_pb2.NodeProfile())
+    return ProbeResult(
+        found["probe"], found["result"], found["completed"], found["total"], measured
+    )
+
+
+def _probe_failed(errors: str) -> ServiceError:
+    logger.error("a probe failed", extra={"stderr": errors[-_STDERR_TAIL_CHARACTERS:]})
+    last = errors.strip().splitlines()[-1] if errors.strip() else "it was killed"
+    fix = "is torch installed, and is there memory left?"
+    return ServiceError(ErrorReason.DEVICE_ERROR, f"the stress test ended early ({last}): {fix}")
+
+
+def _die_with_parent() -> None:
+    """Runs in the child: the kernel kills it when this service dies, however it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _kill_group(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is None:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return

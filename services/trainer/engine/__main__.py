@@ -1,0 +1,99 @@
+"""`python -m services.trainer.engine`: one run, told as events, ended with an exit status.
+
+0: done. 1: failed; the last event says why. 75: stopped by a signal, to be resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from services.trainer.engine.events import STANDARD_OUTPUT, EventEmitter
+from services.trainer.engine.failures import (
+    EXIT_FAILURE,
+    EXIT_STOPPED,
+    EXIT_SUCCESS,
+    StopRequested,
+    describe,
+)
+from services.trainer.engine.specification import read_specification
+from services.trainer.engine.stop_signal import StopSignal
+
+# Set before the libraries load; what the user has set stands.
+LIBRARY_ENVIRONMENT = {
+    # Threads that spin while they wait make a step many times slower when anything else runs.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line, runs, and returns the exit status."""
+    options = _parser().parse_args(arguments)
+    events = EventEmitter(options.events_fd)
+    stop = StopSignal()
+    try:
+        stop.install()
+        _run(options, events, stop)
+    except StopRequested:
+        return EXIT_STOPPED
+    except BaseException as error:
+        traceback.print_exc()
+        _report(events, error)
+        return EXIT_FAILURE
+    return EXIT_SUCCESS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m services.trainer.engine", description=__doc__)
+    add = parser.add_argument
+    add("--plan", type=Path, required=True, help="JSON of a Plan or a PlanResponse")
+    add("--spec", type=Path, help="JSON of a RunSpec; its plan is not read")
+    add("--run-directory", type=Path, required=True, help="where checkpoints and adapter go")
+    add("--resume", action="store_true", help="go on from the newest good checkpoint")
+    add("--events-fd", type=int, default=STANDARD_OUTPUT, help="descriptor the events go to")
+    add("--data-cache", type=Path, help="token caches; default: RUN_DIRECTORY/../datasets")
+    add("--data", default="", help="folder of source files; goes before the spec's")
+    add("--steps", type=int, default=0, help="optimiser steps; goes before the spec's")
+    add("--model-path", default="", help="folder of the model; goes before the spec's")
+    return parser
+
+
+def _run(options: argparse.Namespace, events: EventEmitter, stop: StopSignal) -> None:
+    specification = read_specification(
+        options.plan,
+        options.spec,
+        data_path=options.data,
+        steps=options.steps,
+        model_path=options.model_path,
+    )
+    for name, value in LIBRARY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Torch takes seconds to load: a bad plan should not have to wait for it.
+    from services.trainer.engine.run import Run, execute
+
+    run_directory = options.run_directory.resolve()
+    cache_directory = options.data_cache or run_directory.parent / "datasets"
+    run_directory.mkdir(parents=True, exist_ok=True)
+    run = Run(specification, run_directory, cache_directory.resolve(), events, stop)
+    execute(run, resume=options.resume)
+
+
+def _report(events: EventEmitter, error: BaseException) -> None:
+    try:
+        events.emit(engine_failed=describe(error))
+    except OSError as broken:  # nobody listens; the exit status still tells
+        print(f"the failure could not be reported: {broken}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

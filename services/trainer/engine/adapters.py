@@ -1,0 +1,67 @@
+"""LoRA adapters (https://arxiv.org/abs/2106.09685) through PEFT: make, read, save."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from elite.planner.v1 import planner_pb2
+from services.trainer.engine.failures import BAD_MODEL, EngineError
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+def add_adapters(model: Any, lora: planner_pb2.Lora, compute_dtype: torch.dtype, seed: int) -> Any:
+    """The model with adapters on `lora.target_modules`, in the compute dtype.
+
+    PEFT starts A at random, the same on every device for the same seed, and B at zero. Raises
+    `EngineError` (BAD_MODEL) for a target that is not in the model.
+    """
+    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    missing = [name for name in lora.target_modules if name not in present]
+    if missing:
+        problem = (
+            f"plan.lora.target_modules names {', '.join(missing)}, which the model does not have"
+        )
+        raise EngineError(BAD_MODEL, problem, "plan again with this model's config.json")
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules),
+        lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+    )  # fmt: skip
+    adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+    for parameter in trainable_parameters(adapted):
+        parameter.data = parameter.data.to(compute_dtype)
+    return adapted.eval()
+
+
+def trainable_parameters(model: Any) -> list[torch.nn.Parameter]:
+    """The adapters' parameters, in a fixed order."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def write_adapter_weights(model: Any, folder: Path) -> None:
+    """Writes the adapters' weights under PEFT's names."""
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    # A copy: PEFT's tensors may share storage with one another, which safetensors refuses.
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(on_host, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def read_adapter_weights(model: Any, folder: Path) -> None:
+    """Puts back what `write_adapter_weights` wrote."""
+    set_peft_model_state_dict(model, load_file(folder / WEIGHTS_FILE))
+
+
+def write_adapter(model: Any, base_model: str, folder: Path) -> None:
+    """Writes the adapter as `PeftModel.from_pretrained` reads it, for `base_model`."""
+    write_adapter_weights(model, folder)
+    config = copy.copy(model.peft_config["default"])
+    config.base_model_name_or_path = base_model
+    config.inference_mode = True
+    config.save_pretrained(folder)

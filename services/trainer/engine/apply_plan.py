@@ -1,0 +1,80 @@
+"""Turns a freshly loaded model into what the plan says: one function, one order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from elite.planner.v1 import planner_pb2
+from services.trainer.engine.adapters import add_adapters
+from services.trainer.engine.decoder import decoder_layers
+from services.trainer.engine.failures import BAD_MODEL, EngineError
+from services.trainer.engine.models import DTYPES
+from services.trainer.engine.probe import attention_kernel_in_use, check_logits
+from services.trainer.engine.quantization import quantise_decoder_layers
+from services.trainer.engine.recomputation import recompute_in_backward
+
+
+@dataclass(frozen=True)
+class AppliedPlan:
+    """A model as the plan wants it (with adapters: a PEFT model), and what was done, in order."""
+
+    model: Any
+    attention_kernel: str
+    steps: list[str]
+
+
+def apply_plan(model: Any, plan: planner_pb2.Plan, device: torch.device, seed: int) -> AppliedPlan:
+    """Changes `model` in place into what the plan says, on `device`.
+
+    Raises `EngineError` when the plan asks for something this model or device cannot do.
+    """
+    execution = plan.execution
+    dtype = DTYPES[execution.compute_dtype]
+    applied = []
+
+    # 1. Quantise, while the linear modules are plain and still on the host: each one goes to the
+    #    device in four bits, and the 16-bit original is let go.
+    if execution.base_precision == planner_pb2.BASE_PRECISION_NF4:
+        count = quantise_decoder_layers(model, device, dtype)
+        applied.append(f"nf4: {count} linear modules, double-quantised")
+
+    # 2. Everything else to the device.
+    _move_to(model, device)
+    applied.append(f"base in {_name(dtype)} on {device}")
+
+    # 3. Adapters, on modules that are where they will stay.
+    adapted = add_adapters(model, plan.lora, dtype, seed)
+    applied.append(f"lora: rank {plan.lora.rank} on {', '.join(plan.lora.target_modules)}")
+
+    # 4. Attention and head: prove on a few tokens that they are what the plan counts on.
+    kernel = attention_kernel_in_use(model, execution.attention_kernel)
+    check_logits(model, kernel)
+    applied.append(f"attention: {kernel}, causal, no mask")
+
+    # 5. What is kept for backward. Last, because it wraps the layers' forward.
+    if execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_EVERY_LAYER:
+        on_host = execution.layer_input_placement == planner_pb2.PLACEMENT_HOST
+        if on_host and device.type != "cuda":
+            problem = "plan.execution.layer_input_placement is HOST, but the device is the host"
+            raise EngineError(BAD_MODEL, problem, "plan for this machine's profile")
+        for layer in decoder_layers(model):
+            recompute_in_backward(layer, keep_input_on_host=on_host)
+        applied.append(f"recompute every layer, inputs on {'host' if on_host else 'device'}")
+    return AppliedPlan(adapted, kernel, applied)
+
+
+def _move_to(model: Any, device: torch.device) -> None:
+    """Moves parameters and buffers one by one, as copies: the memory-mapped file is let go."""
+    for parameter in model.parameters():
+        if not hasattr(parameter, "quant_state"):
+            parameter.data = parameter.data.to(device, copy=True)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(device, copy=True)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

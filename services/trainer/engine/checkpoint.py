@@ -1,0 +1,118 @@
+"""Checkpoints of a run: what is needed to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from elite.planner.v1 import planner_pb2
+from services.trainer.engine.adapters import read_adapter_weights, write_adapter_weights
+from services.trainer.engine.durable import CorruptFolderError, replace_folder, verify_folder
+from services.trainer.engine.failures import BAD_DATA, INTERNAL, EngineError
+from services.trainer.engine.optimizer import optimizer_state, restore_optimizer_state
+
+KEPT_CHECKPOINTS = 2
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is. `loss_scale` is 1 except in float16."""
+
+    step: int
+    loss_scale: float
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must be the same for a checkpoint to be continued."""
+
+    dataset_fingerprint: str
+    seed: int
+    lora_rank: int
+    lora_alpha: float
+    lora_target_modules: tuple[str, ...]
+    optimizer: str
+
+    @classmethod
+    def of(cls, plan: planner_pb2.Plan, dataset_fingerprint: str, seed: int) -> Identity:
+        """The identity of a run."""
+        return cls(
+            dataset_fingerprint, seed, plan.lora.rank, plan.lora.alpha,
+            tuple(sorted(plan.lora.target_modules)),
+            planner_pb2.OptimizerKind.Name(plan.execution.optimizer),
+        )  # fmt: skip
+
+
+class CheckpointStore:
+    """The checkpoints of one run, in `<run directory>/checkpoints/step-00000010`."""
+
+    def __init__(self, run_directory: Path) -> None:
+        self._root = run_directory / "checkpoints"
+
+    def save(
+        self, model: Any, optimizer: torch.optim.Optimizer, position: Position, identity: Identity
+    ) -> tuple[Path, int]:
+        """Writes a checkpoint and drops all but the newest two; returns its folder and bytes."""
+
+        def write(folder: Path) -> None:
+            write_adapter_weights(model, folder)
+            save_file(optimizer_state(optimizer), folder / "optimizer.safetensors")
+            generator = bytes(torch.get_rng_state().tolist()).hex()
+            state = {**asdict(position), "identity": asdict(identity), "torch_rng_state": generator}
+            (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+
+        folder = self._root / f"{_PREFIX}{position.step:08d}"
+        size_bytes = replace_folder(folder, write)
+        for old in self._folders()[KEPT_CHECKPOINTS:]:
+            shutil.rmtree(old)
+        return folder, size_bytes
+
+    def exists(self) -> bool:
+        """Whether there is any checkpoint, good or not."""
+        return bool(self._folders())
+
+    def newest_good(self) -> Path | None:
+        """The newest checkpoint whose manifest verifies; broken ones before it are removed."""
+        for folder in self._folders():
+            try:
+                verify_folder(folder)
+                return folder
+            except CorruptFolderError as error:
+                print(f"checkpoint dropped: {error}", file=sys.stderr)
+                shutil.rmtree(folder)
+        return None
+
+    def _folders(self) -> list[Path]:
+        """Newest first."""
+        found = self._root.glob(f"{_PREFIX}*")
+        return sorted((f for f in found if f.name[len(_PREFIX) :].isdigit()), reverse=True)
+
+
+def load_checkpoint(
+    folder: Path, model: Any, optimizer: torch.optim.Optimizer, identity: Identity
+) -> Position:
+    """Puts a verified checkpoint into model, optimizer and generator.
+
+    Raises `EngineError` when it belongs to other data, another LoRA or another optimizer.
+    """
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    ours, theirs = json.loads(json.dumps(asdict(identity))), state["identity"]
+    changed = [name for name in ours if ours[name] != theirs.get(name)]
+    if changed:
+        cause = BAD_DATA if changed == ["dataset_fingerprint"] else INTERNAL
+        problem = f"{folder.name} cannot be continued: {', '.join(changed)} changed since"
+        fix = "put data, plan and seed back as they were, or start a new run"
+        raise EngineError(cause, problem, fix)
+    read_adapter_weights(model, folder)
+    restore_optimizer_state(optimizer, load_file(folder / "optimizer.safetensors"))
+    generator = bytes.fromhex(state["torch_rng_state"])
+    torch.set_rng_state(torch.frombuffer(bytearray(generator), dtype=torch.uint8))
+    return Position(state["step"], state["loss_scale"])

@@ -1,0 +1,47 @@
+"""The resident executor: stock forward and backward, the whole window on the device.
+
+Shapes: B batch (1), S tokens of the window, R target rows, E hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from elite.planner.v1 import planner_pb2
+from services.trainer.engine.attention import attention_kernel
+from services.trainer.engine.decoder import last_hidden_states
+from services.trainer.engine.loss import OutputHead, tiled_cross_entropy
+
+
+class ResidentExecutor:
+    """Autograd through the model as `apply_plan` left it, then the tiled loss on the targets."""
+
+    def __init__(self, model: Any, plan: planner_pb2.Plan) -> None:
+        """`model` is the Hugging Face model with its adapters inside."""
+        self._model = model
+        self._head = OutputHead.of(model)
+        self._target_tokens = int(plan.target_tokens)
+        self._tile_rows = int(plan.execution.loss_tile_rows)
+        self._kernel = plan.execution.attention_kernel
+
+    def step(self, window_bs: torch.Tensor, gradient_scale: float) -> float:
+        """Loss of a window; adds `gradient_scale` times its gradient to the adapters' `.grad`."""
+        # Backward recomputes the layers, so it needs the same kernel.
+        with attention_kernel(self._kernel):
+            loss = self._loss(window_bs)
+            (loss * gradient_scale).backward()
+        return float(loss.detach())
+
+    def evaluate(self, window_bs: torch.Tensor) -> float:
+        """Loss of a window, without gradients."""
+        with torch.no_grad(), attention_kernel(self._kernel):
+            return float(self._loss(window_bs))
+
+    def _loss(self, window_bs: torch.Tensor) -> torch.Tensor:
+        hidden_bse = last_hidden_states(self._model, window_bs)
+        # The token at position p is predicted at p - 1.
+        hidden_re = hidden_bse[0, -self._target_tokens - 1 : -1]
+        targets_r = window_bs[0, -self._target_tokens :]
+        return tiled_cross_entropy(hidden_re, targets_r, self._head, self._tile_rows)

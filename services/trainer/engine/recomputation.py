@@ -1,0 +1,59 @@
+"""Checkpointing: keep a decoder layer's input, recompute the layer in backward.
+
+Chen et al. 2016, https://arxiv.org/abs/1604.06174. Shapes: B batch, S tokens, E hidden.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute_in_backward(layer: nn.Module, *, keep_input_on_host: bool) -> None:
+    """Makes `layer` save nothing but its input, (B, S, E), on its device or in host memory."""
+    forward: Callable[..., Any] = layer.forward
+
+    @functools.wraps(forward)
+    def recomputed(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(hidden_states, *args, **kwargs)
+        # Nothing in the model is random (no dropout), so there is no generator state to keep.
+        run = functools.partial(
+            checkpoint, forward, hidden_states, *args,
+            use_reentrant=False, preserve_rng_state=False, **kwargs,
+        )  # fmt: skip
+        if not keep_input_on_host:
+            return run()
+        with _saved_on_host(hidden_states):
+            return run()
+
+    layer.forward = recomputed
+
+
+def _saved_on_host(hidden_states: torch.Tensor) -> saved_tensors_hooks:
+    """Hooks that move one tensor to pinned host memory when autograd saves it, and back.
+
+    Other tensors of the layer's arguments (rotary tables) are shared by all layers and stay.
+    Copies run in the order of the device's stream, so that neither side needs to wait.
+    """
+    device, pointer = hidden_states.device, hidden_states.data_ptr()
+
+    def pack(tensor: torch.Tensor) -> tuple[bool, torch.Tensor]:
+        if tensor.data_ptr() != pointer or tensor.shape != hidden_states_shape:
+            return False, tensor
+        on_host = torch.empty_like(tensor, device="cpu", pin_memory=device.type == "cuda")
+        on_host.copy_(tensor, non_blocking=True)
+        return True, on_host
+
+    def unpack(packed: tuple[bool, torch.Tensor]) -> torch.Tensor:
+        is_moved, tensor = packed
+        return tensor.to(device, non_blocking=True) if is_moved else tensor
+
+    hidden_states_shape = hidden_states.shape
+    return saved_tensors_hooks(pack, unpack)

@@ -1,0 +1,199 @@
+"""A run from beginning to end: data, model, evaluation, training, evaluation, adapter."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from elite.trainer.v1 import trainer_pb2
+from services.trainer.engine.adapters import trainable_parameters, write_adapter
+from services.trainer.engine.apply_plan import apply_plan
+from services.trainer.engine.checkpoint import CheckpointStore, Identity, Position, load_checkpoint
+from services.trainer.engine.dataset import Dataset, make_dataset, tokenise
+from services.trainer.engine.devices import device_name, device_of, use_available_cores
+from services.trainer.engine.durable import replace_folder
+from services.trainer.engine.events import EventEmitter
+from services.trainer.engine.executors import Executor
+from services.trainer.engine.executors.resident import ResidentExecutor
+from services.trainer.engine.failures import INTERNAL, EngineError, StopRequested
+from services.trainer.engine.memory_tracking import MemoryTracker, host_peak_bytes, memory_tracker
+from services.trainer.engine.models import DTYPES, find_model, load_model, load_tokenizer
+from services.trainer.engine.optimizer import make_optimizer
+from services.trainer.engine.specification import Specification
+from services.trainer.engine.stop_signal import StopSignal
+from services.trainer.engine.training import Stepper, evaluate, initial_loss_scale
+from services.trainer.jobs.corpus import find_source_files
+
+SKIPPED_FILES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every phase of a run shares."""
+
+    specification: Specification
+    run_directory: Path
+    cache_directory: Path
+    events: EventEmitter
+    stop: StopSignal
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model as the plan wants it, on its device."""
+
+    model: Any  # with adapters (PEFT)
+    executor: Executor
+    tracker: MemoryTracker
+    device: torch.device
+
+
+def execute(run: Run, *, resume: bool) -> None:
+    """Runs to the end, or to `StopRequested`.
+
+    Raises `EngineError`, `CorpusError` or what a library raises; `failures.describe` names it.
+    """
+    use_available_cores()
+    checkpoints = CheckpointStore(run.run_directory)
+    if checkpoints.exists() and not resume:
+        problem = f"{run.run_directory} holds the checkpoints of an earlier run"
+        raise EngineError(INTERNAL, problem, "pass --resume, or choose another run directory")
+    device = device_of(run.specification.plan)
+    run.events.phase("prepare_data")
+    location, dataset = _prepare_data(run)
+    run.events.phase("load_model")
+    loaded = _load_model(run, location, device)
+    _train(run, loaded, dataset, checkpoints)
+    run.events.phase("save")
+    _save_adapter(run, loaded, location)
+
+
+def _prepare_data(run: Run) -> tuple[str, Dataset]:
+    started = time.perf_counter()
+    specification, training = run.specification, run.specification.training
+    data = specification.data
+    corpus = find_source_files(data.path, data.include_globs, data.exclude_globs)
+    location = find_model(specification.plan.model, specification.model_path, run.cache_directory)
+    dataset = make_dataset(
+        tokenise(corpus, load_tokenizer(location), run.cache_directory),
+        context_tokens=specification.plan.context_tokens,
+        target_tokens=specification.plan.target_tokens,
+        held_out_fraction=training.held_out_fraction if training.evaluation_windows else 0.0,
+        seed=training.seed,
+    )
+    sample = dataset.skipped[:SKIPPED_FILES_SHOWN]
+    prepared = trainer_pb2.DataPrepared(
+        file_count=dataset.file_count,
+        token_count=dataset.token_count,
+        training_window_count=len(dataset.training),
+        held_out_window_count=len(dataset.held_out),
+        skipped_files=[f"{entry.relative_path}: {entry.reason}" for entry in sample],
+        skipped_file_count=len(dataset.skipped),
+        seconds=time.perf_counter() - started,
+    )
+    run.events.emit(data_prepared=prepared)
+    return location, dataset
+
+
+def _load_model(run: Run, location: str, device: torch.device) -> Loaded:
+    started = time.perf_counter()
+    plan = run.specification.plan
+    model = load_model(location, plan)
+    parameter_count = sum(parameter.numel() for parameter in model.parameters())
+    tracker = memory_tracker(device)
+    with tracker:
+        applied = apply_plan(model, plan, device, run.specification.training.seed)
+    event = trainer_pb2.ModelLoaded(
+        parameter_count=parameter_count,
+        trainable_parameter_count=sum(p.numel() for p in trainable_parameters(applied.model)),
+        attention_kernel=applied.attention_kernel,
+        device_name=device_name(device),
+        memory_bytes=tracker.current_bytes,
+        seconds=time.perf_counter() - started,
+        applied=applied.steps,
+    )
+    run.events.emit(model_loaded=event)
+    return Loaded(applied.model, ResidentExecutor(model, plan), tracker, device)
+
+
+def _train(run: Run, loaded: Loaded, dataset: Dataset, checkpoints: CheckpointStore) -> None:
+    plan, training = run.specification.plan, run.specification.training
+    parameters = trainable_parameters(loaded.model)
+    optimizer = make_optimizer(plan.execution.optimizer, parameters, training)
+    identity = Identity.of(plan, dataset.fingerprint, training.seed)
+    position = Position(0, initial_loss_scale(DTYPES[plan.execution.compute_dtype]))
+    newest = checkpoints.newest_good()
+    if newest:
+        position = load_checkpoint(newest, loaded.model, optimizer, identity)
+    else:
+        _evaluate(run, loaded, dataset, step=0)
+    stepper = Stepper(
+        loaded.executor, optimizer, parameters, dataset.training, training, loaded.device,
+        position.loss_scale,
+    )  # fmt: skip
+    run.events.phase("train")
+    with run.stop.deferred():
+        for step in range(position.step, training.steps):
+            _run_step(run, loaded, stepper, step)
+            done = step + 1
+            is_due = training.checkpoint_every_steps and done % training.checkpoint_every_steps == 0
+            if is_due or done == training.steps or run.stop.requested:
+                at = Position(done, stepper.loss_scale)
+                path, size_bytes = checkpoints.save(loaded.model, optimizer, at, identity)
+                saved = trainer_pb2.CheckpointSaved(step=done, path=str(path), bytes=size_bytes)
+                run.events.emit(checkpoint_saved=saved)
+            if run.stop.requested:
+                raise StopRequested
+    _evaluate(run, loaded, dataset, step=training.steps)
+
+
+def _run_step(run: Run, loaded: Loaded, stepper: Stepper, step: int) -> None:
+    specification = run.specification
+    started = time.perf_counter()
+    with loaded.tracker:
+        loaded.tracker.reset_peak()
+        result = stepper.run(step)
+    seconds = time.perf_counter() - started
+    tokens = specification.window_tokens * specification.training.gradient_accumulation_steps
+    completed = trainer_pb2.StepCompleted(
+        step=step + 1,
+        total_steps=specification.training.steps,
+        loss=result.loss,
+        gradient_norm=result.gradient_norm,
+        learning_rate=result.learning_rate,
+        step_seconds=seconds,
+        tokens_per_second=tokens / seconds,
+        measured_peak_bytes=loaded.tracker.peak_bytes,
+        predicted_peak_bytes=_predicted_tensor_bytes(specification),
+        host_peak_bytes=host_peak_bytes(),
+    )
+    run.events.emit(step_completed=completed)
+
+
+def _predicted_tensor_bytes(specification: Specification) -> int:
+    """The plan's device total without the runtime's own share, which no tracker counts."""
+    memory = specification.plan.gpu_memory
+    runtime = sum(line.bytes for line in memory.lines if line.name == "runtime")
+    return int(memory.total_bytes - runtime)
+
+
+def _evaluate(run: Run, loaded: Loaded, dataset: Dataset, *, step: int) -> None:
+    windows = dataset.held_out.spread(run.specification.training.evaluation_windows)
+    if not windows:
+        return
+    run.events.phase("evaluate")
+    loss = evaluate(loaded.executor, windows, loaded.device)
+    evaluated = trainer_pb2.Evaluated(
+        before_training=step == 0, loss=loss, window_count=len(windows), step=step
+    )
+    run.events.emit(evaluated=evaluated)
+
+
+def _save_adapter(run: Run, loaded: Loaded, location: str) -> None:
+    folder = run.run_directory / "adapter"
+    size_bytes = replace_folder(folder, lambda f: write_adapter(loaded.model, location, f))
+    run.events.emit(adapter_saved=trainer_pb2.AdapterSaved(path=str(folder), bytes=size_bytes))

@@ -1,0 +1,105 @@
+"""One optimiser step: windows through the executor, clipping, update, and what can go wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from services.trainer.engine.dataset import Windows
+from services.trainer.engine.executors import Executor
+from services.trainer.engine.failures import DIVERGED, EngineError
+from services.trainer.engine.optimizer import clip_gradients, learning_rate_at
+from services.trainer.engine.specification import Training
+
+# float16 loses gradients below 6e-8; this lifts them, and is halved when the largest overflow.
+FLOAT16_LOSS_SCALE = 4096.0
+
+
+def initial_loss_scale(compute_dtype: torch.dtype) -> float:
+    """The first loss scale for a compute dtype; only float16 needs one."""
+    return FLOAT16_LOSS_SCALE if compute_dtype == torch.float16 else 1.0
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimiser step did. The norm is the gradient's before clipping."""
+
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+
+
+@dataclass
+class Stepper:
+    """Everything a step needs. `loss_scale` is the only thing steps change here."""
+
+    executor: Executor
+    optimizer: torch.optim.Optimizer
+    parameters: Sequence[torch.nn.Parameter]
+    windows: Windows
+    training: Training
+    device: torch.device
+    loss_scale: float
+
+    def run(self, step: int) -> StepResult:
+        """Runs step number `step`, from 0.
+
+        Raises `EngineError` (DIVERGED), with the weights as they were, when the loss or the
+        gradient is not finite.
+        """
+        loss, norm = self._gradients(step)
+        while not math.isfinite(norm) and self.loss_scale > 1.0:  # float16 overflow: try smaller
+            self.loss_scale /= 2
+            loss, norm = self._gradients(step)
+        if not math.isfinite(norm):
+            raise self._diverged(step, "gradient norm", norm)
+        rate = learning_rate_at(step, self.training)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(loss, norm, rate)
+
+    def _gradients(self, step: int) -> tuple[float, float]:
+        """Mean loss and gradient norm of the step's windows; the gradients stay in `.grad`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        count = self.training.gradient_accumulation_steps
+        losses = []
+        for position in range(step * count, (step + 1) * count):
+            window = self.windows.in_training_order(position, self.training.seed)
+            losses.append(
+                self.executor.step(as_batch(window, self.device), self.loss_scale / count)
+            )
+            if not math.isfinite(losses[-1]):
+                raise self._diverged(step, "loss", losses[-1])
+        norm = clip_gradients(
+            self.parameters,
+            max_norm=self.training.max_gradient_norm,
+            gradient_scale=self.loss_scale,
+        )
+        return sum(losses) / count, norm
+
+    def _diverged(self, step: int, what: str, value: float) -> EngineError:
+        problem = f"the {what} is {value} at step {step + 1}"
+        rate = learning_rate_at(step, self.training)
+        fix = (
+            f"lower training.learning_rate ({rate:.3g} at this step); earlier checkpoints are kept"
+        )
+        return EngineError(DIVERGED, problem, fix)
+
+
+def evaluate(
+    executor: Executor, windows: Sequence[npt.NDArray[np.int64]], device: torch.device
+) -> float:
+    """Mean loss over windows."""
+    return sum(executor.evaluate(as_batch(w, device)) for w in windows) / len(windows)
+
+
+def as_batch(window: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """(S,) token ids as a (1, S) batch on the device."""
+    return torch.from_numpy(window)[None].to(device)

@@ -1,0 +1,138 @@
+"""`elite train` and `elite runs` against a real stack, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.cli.command_line import Stack, wait_until
+
+TERMINAL = {"RUN_STATE_SUCCEEDED", "RUN_STATE_FAILED", "RUN_STATE_CANCELLED"}
+
+
+@pytest.fixture(scope="module")
+def plan_file(stack: Stack, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan for tier 1 on this machine, measured on the way."""
+    arguments = ("plan", "--model", str(tiny_model), "--tier", "1")
+    file = tmp_path_factory.mktemp("plan") / "plan.json"
+    file.write_text(stack.elite.run(*arguments, "--json").stdout)
+    return file
+
+
+@pytest.fixture
+def train(plan_file: Path, tiny_model: Path, corpus: Path) -> list[str]:
+    """A training command without its number of steps."""
+    return [
+        "train", "--plan", str(plan_file), "--model", str(tiny_model), "--data", str(corpus),
+        "--evaluation-windows", "1", "--learning-rate", "1e-3",
+    ]  # fmt: skip
+
+
+def run_of(stack: Stack, run_id: str) -> Any:
+    return stack.elite.json("runs", "show", run_id)["run"]
+
+
+def ended(stack: Stack, run_id: str) -> Any:
+    """The run once it is over."""
+    wait_until(lambda: run_of(stack, run_id)["state"] in TERMINAL, seconds=120)
+    return run_of(stack, run_id)
+
+
+def test_a_run_from_plan_to_adapter(stack: Stack, train: list[str]) -> None:
+    created, *lines = stack.elite.json_lines(*train, "--steps", "2", "--name", "first")
+    events = [line["event"] for line in lines]
+    run_id = created["run"]["runId"]
+    assert all(event["runId"] == run_id for event in events)
+    steps = [event["stepCompleted"] for event in events if "stepCompleted" in event]
+    assert [int(step["step"]) for step in steps] == [1, 2]
+    assert all(int(step["measuredPeakBytes"]) > 0 for step in steps)
+    evaluations = [event["evaluated"] for event in events if "evaluated" in event]
+    assert [evaluation["beforeTraining"] for evaluation in evaluations] == [True, False]
+
+    run = run_of(stack, run_id)
+    assert run["state"] == "RUN_STATE_SUCCEEDED"
+    assert (Path(run["adapterPath"]) / "adapter_model.safetensors").is_file()
+    shown = stack.elite.run("runs", "show", run_id).stdout
+    for words in ("succeeded", "held-out loss", "predicted", run["adapterPath"]):
+        assert words in " ".join(shown.split())
+    listed = stack.elite.json("runs", "list", "--state", "succeeded")["runs"]
+    assert run_id in [entry["runId"] for entry in listed]
+    assert run_id in stack.elite.run("runs", "list").stdout
+
+
+def test_a_plan_is_made_on_the_way(stack: Stack, tiny_model: Path, corpus: Path) -> None:
+    done = stack.elite.run(
+        "train", "--model", str(tiny_model), "--data", str(corpus), "--steps", "1",
+        "--tier", "1", "--evaluation-windows", "0",
+    )  # fmt: skip
+    assert "Tier 1: 4,096 context + 512 target tokens" in done.stderr
+    assert "step 1/1: loss" in done.stderr
+    assert "succeeded" in done.stdout
+
+
+def test_ctrl_c_detaches_and_the_run_goes_on(stack: Stack, train: list[str]) -> None:
+    watching = stack.elite.start(*train, "--steps", "4", "--json")
+    assert watching.stdout is not None
+    run_id = json.loads(watching.stdout.readline())["run"]["runId"]
+    watching.stdout.readline()  # an event: it watches
+    watching.send_signal(signal.SIGINT)
+    _, errors = watching.communicate(timeout=30)
+    assert watching.returncode == 130
+    assert f"elite runs watch {run_id}" in errors
+    assert f"elite runs cancel {run_id}" in errors
+    assert "Traceback" not in errors
+    assert ended(stack, run_id)["state"] == "RUN_STATE_SUCCEEDED"
+    again = stack.elite.run("runs", "watch", run_id)
+    assert "step 4/4" in again.stderr
+    assert "succeeded" in again.stdout
+
+
+def test_cancel_and_resume(stack: Stack, train: list[str]) -> None:
+    steps = ["--steps", "500", "--checkpoint-every", "1", "--detach"]
+    run_id = stack.elite.json(*train, *steps)["run"]["runId"]
+    wait_until(lambda: int(run_of(stack, run_id).get("progress", {}).get("completedSteps", 0)) > 0)
+    assert "asked to stop" in stack.elite.run("runs", "cancel", run_id).stdout
+    assert ended(stack, run_id)["state"] == "RUN_STATE_CANCELLED"
+    assert stack.elite.run("runs", "watch", run_id, code=1).stdout.startswith("Run ")
+    assert "queued again" in stack.elite.run("runs", "resume", run_id).stdout
+    wait_until(lambda: run_of(stack, run_id)["state"] == "RUN_STATE_RUNNING")
+    stack.elite.json("runs", "cancel", run_id)
+    assert ended(stack, run_id)["state"] == "RUN_STATE_CANCELLED"
+
+
+def test_the_same_request_id_is_the_same_run(stack: Stack, train: list[str]) -> None:
+    command = [*train, "--steps", "1", "--request-id", "only-once", "--detach"]
+    first = stack.elite.json(*command)["run"]["runId"]
+    assert stack.elite.json(*command)["run"]["runId"] == first
+    ended(stack, first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        (["--data", "/no/such/folder"], "spec.data.path"),
+        (["--data", "/etc"], "spec.data.path"),
+        (["--include", "*.nothing"], "spec.data.path"),
+        (["--learning-rate", "7"], "spec.training.learning_rate"),
+        (["--held-out", "0.9"], "spec.data.held_out_fraction"),
+        (["--request-id", "not allowed"], "request_id"),
+    ],
+)
+def test_bad_runs_are_refused_at_submission(
+    stack: Stack, train: list[str], changes: list[str], field: str
+) -> None:
+    before = stack.elite.json("runs", "list")["runs"]
+    done = stack.elite.run(*train, "--steps", "1", *changes, code=2)
+    assert f"error: {field}: " in done.stderr
+    assert changes[0] in done.stderr
+    assert stack.elite.json("runs", "list")["runs"] == before
+
+
+def test_a_run_that_does_not_exist(stack: Stack) -> None:
+    for command in ("show", "watch", "cancel", "resume"):
+        done = stack.elite.run("runs", command, "no-such-run", code=2)
+        assert "error: " in done.stderr

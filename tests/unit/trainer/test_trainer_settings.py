@@ -1,0 +1,61 @@
+"""Settings: what operators write into the environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from services.trainer.settings import TrainerSettings
+from services.trainer.worker.settings import TrainerWorkerSettings
+
+
+def test_roots_are_separated_like_a_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELITE_TRAINER_DATA_ROOTS", "/data:/more data:")
+    monkeypatch.setenv("ELITE_TRAINER_MODEL_ROOTS", "")
+    settings = TrainerSettings()
+    assert settings.data_roots == (Path("/data"), Path("/more data"))
+    assert settings.model_roots == ()
+
+
+def test_nothing_may_be_read_by_default() -> None:
+    assert TrainerSettings().data_roots == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("redis://user:secret@example:6380/1", "example:6380"),
+        ("rediss://example", "example:6379"),
+        ("unix:///run/redis.sock", "/run/redis.sock"),
+    ],
+)
+def test_redis_place_shows_no_password(url: str, place: str) -> None:
+    assert TrainerSettings(redis_url=url).redis_place == place
+
+
+def test_unknown_redis_scheme_is_refused() -> None:
+    with pytest.raises(ValidationError, match="must start with one of redis, rediss, unix"):
+        TrainerSettings(redis_url="http://localhost")
+
+
+def test_engine_command_is_split_as_a_shell_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TrainerWorkerSettings().engine_command[1:] == ("-m", "services.trainer.engine")
+    monkeypatch.setenv("ELITE_TRAINER_WORKER_ENGINE_COMMAND", "numactl -N 0 'my python' -m engine")
+    expected = ("numactl", "-N", "0", "my python", "-m", "engine")
+    assert TrainerWorkerSettings().engine_command == expected
+    monkeypatch.setenv("ELITE_TRAINER_WORKER_ENGINE_COMMAND", " ")
+    with pytest.raises(ValidationError, match="names no program"):
+        TrainerWorkerSettings()
+
+
+@pytest.mark.parametrize("module", ["services.trainer.worker.app", "services.trainer.api.servicer"])
+def test_neither_api_nor_worker_imports_torch(module: str) -> None:
+    check = (
+        f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    paths = ":".join(sys.path)
+    subprocess.run([sys.executable, "-c", check], env={"PYTHONPATH": paths}, check=True)
