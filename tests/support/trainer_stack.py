@@ -24,7 +24,7 @@ from tests.support.valkey import Valkey
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 60.0
 
 LEASE_SECONDS = 3.0
 PRESENCE_SECONDS = 2.0

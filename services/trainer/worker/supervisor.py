@@ -205,6 +205,7 @@ class Attempt:
             if time.monotonic() > self._kill_at and self._engine is not None:
                 logger.warning("engine did not stop in time", extra={"run_id": self._run_id})
                 self._engine.kill()
+                self._kill_at = float("inf")
             await asyncio.sleep(self._settings.poll_seconds)
 
     def _act_on(self, status: LeaseStatus) -> None:

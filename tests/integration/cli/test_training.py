@@ -112,23 +112,24 @@ def test_the_same_request_id_is_the_same_run(stack: Stack, train: list[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("changes", "field"),
+    ("option", "value", "field"),
     [
-        (["--data", "/no/such/folder"], "spec.data.path"),
-        (["--data", "/etc"], "spec.data.path"),
-        (["--include", "*.nothing"], "spec.data.path"),
-        (["--learning-rate", "7"], "spec.training.learning_rate"),
-        (["--held-out", "0.9"], "spec.data.held_out_fraction"),
-        (["--request-id", "not allowed"], "request_id"),
+        ("--data", "/no/such/folder", "spec.data.path"),
+        ("--data", "/etc", "spec.data.path"),
+        ("--include", "*.nothing", "spec.data.path"),
+        ("--learning-rate", "7", "spec.training.learning_rate"),
+        ("--held-out", "0.9", "spec.data.held_out_fraction"),
+        ("--request-id", "not allowed", "request_id"),
     ],
 )
 def test_bad_runs_are_refused_at_submission(
-    stack: Stack, train: list[str], changes: list[str], field: str
+    stack: Stack, train: list[str], option: str, value: str, field: str
 ) -> None:
     before = stack.elite.json("runs", "list")["runs"]
-    done = stack.elite.run(*train, "--steps", "1", *changes, code=2)
+    done = stack.elite.run(*train, "--steps", "1", option, value, code=2)
     assert f"error: {field}: " in done.stderr
-    assert changes[0] in done.stderr
+    set_by = "--data" if field == "spec.data.path" else option
+    assert f"{field} is set by {set_by}" in done.stderr
     assert stack.elite.json("runs", "list")["runs"] == before
 
 

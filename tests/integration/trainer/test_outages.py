@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from elite.trainer.v1 import trainer_pb2
-from services.trainer.jobs.keys import QUEUE_NAME
+from services.trainer.jobs.keys import QUEUE_NAME, lease_key, run_key
 from services.trainer.jobs.queue import RunQueue
 from tests.support.run_specs import a_spec
 from tests.support.trainer_stack import TrainerStack, is_alive, wait_until
@@ -314,3 +314,20 @@ def test_run_recorded_but_never_queued_is_queued_by_the_next_api(
         assert run.state == trainer_pb2.RUN_STATE_PENDING
     stack.start_worker()
     assert stack.wait_for(run.run_id, SUCCEEDED, FAILED).state == SUCCEEDED
+
+
+def test_worker_that_lost_its_run_kills_its_engine_and_leaves_the_record_alone(
+    lonely_trainer: TrainerStack,
+) -> None:
+    stack = lonely_trainer
+    worker = stack.start_worker()
+    run_id = stack.create("hang")
+    engine = stack.engine_pid(run_id)
+    with stack.valkey.client() as client:
+        client.set(lease_key(run_id), "another", px=60_000)
+        client.hset(run_key(run_id), "owner", "another")
+        wait_until(lambda: not is_alive(engine), "the engine's end", worker.log)
+        wait_until(lambda: client.hlen("unacked") == 0, "the message's end", worker.log)
+        assert client.get(lease_key(run_id)) == b"another"
+    assert stack.get(run_id).state == RUNNING
+    assert stack.starts(run_id) == ["resume=False"]

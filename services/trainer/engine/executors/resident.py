@@ -28,11 +28,15 @@ class ResidentExecutor:
 
     def step(self, window_bs: torch.Tensor, gradient_scale: float) -> float:
         """Loss of a window; adds `gradient_scale` times its gradient to the adapters' `.grad`."""
+        return float(self.backward(window_bs, gradient_scale))
+
+    def backward(self, window_bs: torch.Tensor, gradient_scale: float) -> torch.Tensor:
+        """The same, with the loss left on the device."""
         # Backward recomputes the layers, so it needs the same kernel.
         with attention_kernel(self._kernel):
             loss = self._loss(window_bs)
             (loss * gradient_scale).backward()
-        return float(loss.detach())
+        return loss.detach()
 
     def evaluate(self, window_bs: torch.Tensor) -> float:
         """Loss of a window, without gradients."""

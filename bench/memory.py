@@ -1,0 +1,139 @@
+"""Predicted against measured device memory: `python -m bench.memory [--models a,b] [--tiers 1,4]`.
+
+Every model at its real size and every tier, under fake tensors, for each optimisation set whose
+tensors can be faked. Writes `bench/results/memory.json` and prints the errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig, logging
+
+from bench.machine import describe_machine
+from bench.oracle import measure_step
+from services.planner import responses, search
+from services.planner.ladder import Tier, load_ladder
+from services.planner.machine import ComputeDtype, DeviceKind, Machine, Rates
+from services.planner.models import ModelShape, catalogue, model_by_id
+from services.planner.options import BasePrecision, OptimizationSet
+from services.planner.tables import table
+
+RESULTS = Path(__file__).parent / "results" / "memory.json"
+# A pretended CPU: rates do not touch memory.
+_RATES = Rates(1e12, 1e12, ((1, 1e12),), 1e11, 1e10, 1e10)
+_MACHINE = Machine(
+    device_name="oracle", device_kind=DeviceKind.CPU, device_index=0, shared_memory=True,
+    gpu_safe_bytes=2**50, host_safe_bytes=2**50, process_overhead_bytes=0, disk_free_bytes=0,
+    rates=_RATES, dtypes=(ComputeDtype.BFLOAT16,), attention_kernels=("sdpa_flash",),
+    has_bitsandbytes=True,
+)  # fmt: skip
+SETS = {
+    f"{dtype.value}{'' if checkpointing else ' without checkpointing'}": OptimizationSet(
+        base_precision=BasePrecision.FULL, dtype=dtype, checkpointing=checkpointing,
+        layer_inputs_on_host=False, adamw_8bit=False, tiled_loss=True,
+        attention_kernel="sdpa_flash",
+    )
+    for dtype in (ComputeDtype.BFLOAT16, ComputeDtype.FLOAT32)
+    for checkpointing in (True, False)
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One prediction beside its measurement, in bytes; optimizer states in neither."""
+
+    model: str
+    tier: int
+    tokens: int
+    set: str
+    predicted_bytes: int
+    measured_bytes: int
+    lines: dict[str, int]
+
+    @property
+    def error(self) -> float:
+        """Relative; negative when the prediction is too low."""
+        return self.predicted_bytes / self.measured_bytes - 1
+
+
+def run_case(model: ModelShape, tier: Tier, name: str) -> Case:
+    """Predicts and measures one step."""
+    candidate = search.evaluate(tier, SETS[name], model, _MACHINE)
+    budget = search.budget_for(_MACHINE, search.Constraints())
+    plan = responses.plan_message(candidate, model, _MACHINE, budget)
+    measured = measure_step(AutoConfig.for_model(**config_of(model)), plan, fake=True)
+    device = candidate.memory.device
+    lines = {line: size for line, size in device.lines.items() if line != "optimizer"}
+    return Case(
+        model.model_id, tier.tier, tier.tokens, name, sum(lines.values()), measured.peak_bytes, lines
+    )
+
+
+def config_of(model: ModelShape) -> dict[str, object]:
+    """The config.json fields of a catalogue model."""
+    rows = {row["id"]: row for row in table("models")["models"]}
+    return dict(rows[model.model_id]["config"])
+
+
+def run_cases(models: list[str], tiers: list[int], sets: list[str]) -> Iterator[Case]:
+    """All cases of the matrix."""
+    ladder = {tier.tier: tier for tier in load_ladder()}
+    for model_id in models:
+        model = model_by_id(model_id)
+        for tier in tiers:
+            if model.reads_at_most(ladder[tier].tokens):
+                continue  # its sliding window is shorter: the engine refuses
+            for name in sets:
+                yield run_case(model, ladder[tier], name)
+
+
+def summary(cases: list[Case]) -> dict[str, float]:
+    """Errors in percent over all cases."""
+    errors = [100 * case.error for case in cases]
+    return {
+        "cases": len(errors),
+        "median_absolute_error_percent": statistics.median(abs(error) for error in errors),
+        "worst_absolute_error_percent": max(abs(error) for error in errors),
+        "mean_error_percent": statistics.mean(errors),
+        "lowest_error_percent": min(errors),
+    }
+
+
+def main() -> None:
+    """Runs the matrix the arguments name, prints and writes it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=",".join(catalogue()))
+    parser.add_argument("--tiers", default="1,4,8,11")
+    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    cases = []
+    tiers = [int(tier) for tier in arguments.tiers.split(",")]
+    for case in run_cases(arguments.models.split(","), tiers, arguments.sets.split(",")):
+        cases.append(case)
+        print(
+            f"{case.model:18} tier {case.tier:2} {case.set:32} "
+            f"{case.predicted_bytes / 1e9:9.3f} GB  {case.measured_bytes / 1e9:9.3f} GB  "
+            f"{100 * case.error:+.2f} %",
+            flush=True,
+        )
+    document = {
+        "machine": describe_machine(),
+        "summary": summary(cases),
+        "cases": [
+            {field: getattr(case, field) for field in Case.__dataclass_fields__} for case in cases
+        ],
+    }
+    arguments.output.write_text(json.dumps(document, indent=1) + "\n")
+    print(json.dumps(document["summary"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

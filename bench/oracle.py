@@ -1,0 +1,89 @@
+"""What a training step really takes: the engine's own step, with every storage tracked.
+
+Under fake tensors the same step runs for any model and any length in seconds and without memory:
+shapes, dtypes, lifetimes and so the peak are those of the real step, to the byte
+(tests/unit/bench/test_oracle.py). Workspaces inside a kernel are invisible to both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AttentionMaskInterface, AutoModelForCausalLM, PretrainedConfig
+
+from elite.planner.v1 import planner_pb2
+from services.trainer.engine.adapters import add_adapters, trainable_parameters
+from services.trainer.engine.attention import ATTENTION_NAME, register_attention
+from services.trainer.engine.decoder import decoder_layers
+from services.trainer.engine.executors.resident import ResidentExecutor
+from services.trainer.engine.memory_tracking import StorageTracker
+from services.trainer.engine.models import DTYPES
+from services.trainer.engine.recomputation import recompute_in_backward
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Bytes of weights and adapters, and of everything at the highest moment of a step."""
+
+    static_bytes: int
+    peak_bytes: int
+
+
+def measure_step(
+    config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool
+) -> Measurement:
+    """Peak of forward, loss and backward over one window, as the plan sets the engine up.
+
+    The optimizer's states are not in it: their bytes are known (`optimizer-states`). The base
+    weights are in the compute dtype.
+    """
+    dtype = DTYPES[plan.execution.compute_dtype]
+    register_attention()
+    if fake:  # transformers cannot tell a fake window from packed sequences and would want a mask
+        AttentionMaskInterface.register(ATTENTION_NAME, lambda **_: None)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=ATTENTION_NAME
+        ).requires_grad_(False)
+        adapted = add_adapters(model, plan.lora, dtype, seed=0)
+    tracker = StorageTracker()
+    with FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext():
+        with tracker:
+            _materialise(adapted)
+        static_bytes = tracker.current_bytes
+        if plan.execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_EVERY_LAYER:
+            for layer in decoder_layers(model):
+                recompute_in_backward(layer, keep_input_on_host=False)
+        tracker.reset_peak()
+        with tracker:
+            _step(model, plan)
+    register_attention()
+    return Measurement(static_bytes, tracker.peak_bytes)
+
+
+def _materialise(model: torch.nn.Module) -> None:
+    """Replaces meta parameters and buffers by zeros on the CPU; tied weights stay tied."""
+    made: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                if id(parameter) not in made:
+                    tensor = torch.zeros(parameter.shape, dtype=parameter.dtype, device="cpu")
+                    made[id(parameter)] = torch.nn.Parameter(tensor, parameter.requires_grad)
+                module._parameters[name] = made[id(parameter)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype, device="cpu")
+
+
+def _step(model: Any, plan: planner_pb2.Plan) -> None:
+    """One window through the executor; `.step` itself would read the loss, which a fake has not."""
+    window = torch.zeros((1, plan.context_tokens + plan.target_tokens), dtype=torch.int64)
+    executor = ResidentExecutor(model, plan)
+    executor.backward(window, 1.0)
+    for parameter in trainable_parameters(model):
+        parameter.grad = None
