@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from elite_cli.stack import launch
+from services.common.launch import with_parent
 
 LOG_TAIL_LINES = 15
 
@@ -43,10 +42,9 @@ class ManagedProcess:
         self.log_path = log_path
         if log_path.exists():
             log_path.replace(log_path.with_suffix(".previous.log"))
-        launcher = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()))
         with log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                (*launcher, *spec.command),
+                with_parent(spec.command),
                 cwd=folder,
                 env={**os.environ, **spec.environment, **mark},
                 stdin=subprocess.DEVNULL,

@@ -17,6 +17,11 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 ERROR_DOMAIN = "elite"
 
+# A gRPC client drops an error whose trailers exceed 8 KiB. The message is in them twice, once
+# percent-encoded (up to 3 bytes a byte); binary details may grow by a third (base64).
+MESSAGE_LIMIT_BYTES = 1000
+VIOLATIONS_LIMIT_BYTES = 2000
+
 
 class ErrorReason(StrEnum):
     """Stable, machine-readable reasons (`ErrorInfo.reason`)."""
@@ -82,20 +87,23 @@ class ServiceError(Exception):
         return STATUS_CODES[self.reason]
 
     def to_status(self) -> status_pb2.Status:
-        """The error as `google.rpc.Status` with its details."""
+        """The error as `google.rpc.Status` with its details, cut to what a call can carry."""
         info = error_details_pb2.ErrorInfo(
             reason=self.reason.value, domain=ERROR_DOMAIN, metadata=self.metadata
         )
         status = status_pb2.Status(
-            code=code_pb2.Code.Value(self.status_code.name), message=self.message
+            code=code_pb2.Code.Value(self.status_code.name),
+            message=_cut(self.message, MESSAGE_LIMIT_BYTES),
         )
         status.details.append(_pack(info))
         if self.violations:
             bad_request = error_details_pb2.BadRequest()
             for violation in self.violations:
-                bad_request.field_violations.add(
-                    field=violation.field, description=violation.description
-                )
+                description = _cut(violation.description, MESSAGE_LIMIT_BYTES)
+                bad_request.field_violations.add(field=violation.field, description=description)
+                if bad_request.ByteSize() > VIOLATIONS_LIMIT_BYTES:
+                    del bad_request.field_violations[-1]
+                    break
             status.details.append(_pack(bad_request))
         return status
 
@@ -114,6 +122,13 @@ def invalid_fields(
     found = tuple(violations)
     message = "; ".join(f"{violation.field}: {violation.description}" for violation in found)
     return ServiceError(reason, message, violations=found)
+
+
+def _cut(text: str, limit_bytes: int) -> str:
+    encoded = text.encode(errors="replace")  # file names may hold lone surrogates
+    if len(encoded) <= limit_bytes:
+        return encoded.decode()
+    return encoded[: limit_bytes - 3].decode(errors="ignore") + "..."
 
 
 def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:

@@ -62,7 +62,7 @@ def _field_checks(field: FieldDescriptor) -> Iterator[Check]:
         yield _range_check(field, rules)
     if not field.is_repeated and field.cpp_type == FieldDescriptor.CPPTYPE_STRING and has_rules:
         yield _text_check(field, rules)
-    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM and not field.is_repeated:
+    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
         yield _known_enum_check(field)
     if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
         yield _nested_check(field)
@@ -137,9 +137,11 @@ def _known_enum_check(field: FieldDescriptor) -> Check:
     names = ", ".join(value.name for value in enum_type.values if value.number)
 
     def check(message: Message, path: str) -> Iterator[FieldViolation]:
-        value = getattr(message, field.name)
-        if value not in known:
-            yield FieldViolation(path + field.name, f"is {value}", f"one of {names}")
+        value: Any = getattr(message, field.name)
+        for index, number in enumerate(value if field.is_repeated else [value]):
+            if number not in known:
+                where = f"{field.name}[{index}]" if field.is_repeated else field.name
+                yield FieldViolation(path + where, f"is {number}", f"one of {names}")
 
     return check
 

@@ -18,6 +18,8 @@ _FLOAT32 = 4
 # Bytes per channel that the backward of an fp32 RMS norm holds at once on top of what was kept:
 # five fp32 tensors and, in 16 bit, the incoming gradient; in fp32 that is the residual's too.
 _NORM_BACKWARD = {2: 22, 4: 24}
+# The same for the norm before the head, whose input nothing else keeps.
+_FINAL_NORM_BACKWARD = {2: 20, 4: 21}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class LayerActivations:
     forward: largest working set of a forward that keeps nothing (formula layer-forward).
     backward: largest working set of recompute and backward beside the boundary (layer-backward).
     backward_over_kept: the same beyond what is kept, for a layer that was not checkpointed.
+    final_norm: working set of the backward of the norm before the head, its kept input included.
     """
 
     kept: int
@@ -40,6 +43,7 @@ class LayerActivations:
     forward: int
     backward: int
     backward_over_kept: int
+    final_norm: int
 
 
 def layer_activations(
@@ -59,6 +63,7 @@ def layer_activations(
         forward=_forward(model, element_bytes),
         backward=peak - input_kept,
         backward_over_kept=peak - kept,
+        final_norm=_final_norm(model, element_bytes),
     )
 
 
@@ -148,6 +153,11 @@ def _backward_moments(model: ModelShape, kept: _Kept, element: int, rank: int) -
     residual = 1 if element != _FLOAT32 else 0
     recompute = last_linear_done - kept.mlp + element * (6 * intermediate + (2 + residual) * hidden)
     return in_mlp, in_norm, recompute
+
+
+def _final_norm(model: ModelShape, element: int) -> int:
+    native = model.architecture.norm is Norm.LAYER
+    return (4 * element if native else _FINAL_NORM_BACKWARD[element]) * model.hidden_size
 
 
 def _forward(model: ModelShape, element: int) -> int:

@@ -216,6 +216,7 @@ class _Sizes:
         """The later of two moments: the last layer's, or the first's with all gradients made."""
         layer, chosen, layers = self._layer, self._chosen, self._model.layer_count
         working = layer.backward if chosen.checkpointing else layer.backward_over_kept
+        working = max(working, layer.final_norm)
         gradients = self._lora // layers
         one_layer = layer.boundary if chosen.checkpointing else layer.kept
         freed = (layers - 1) * self._tokens(one_layer)

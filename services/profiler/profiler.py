@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from google.protobuf import json_format
 
 from elite.profiler.v1 import profiler_pb2
 from services.common.errors import ErrorReason, ServiceError
+from services.common.launch import with_parent
 from services.profiler.convert import add_measurements, assemble
 from services.profiler.probes.gpu import read_gpus
 from services.profiler.probes.host import cpu_device, read_host
@@ -28,7 +28,6 @@ from services.profiler.store import MeasurementStore
 
 logger = logging.getLogger("elite.profiler")
 
-_PR_SET_PDEATHSIG = 1
 _STDERR_TAIL_CHARACTERS = 2000
 
 
@@ -148,9 +147,9 @@ def _counted(result: ProbeResult, position: int, devices: int) -> ProbeResult:
 async def _run_child(arguments: list[str]) -> AsyncIterator[ProbeResult]:
     """Runs the probes in a session of their own; ends them when the caller stops listening."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.profiler.probes.run", *arguments,
+        *with_parent([sys.executable, "-m", "services.profiler.probes.run", *arguments]),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        start_new_session=True, preexec_fn=_die_with_parent, limit=2**20,
+        start_new_session=True, limit=2**20,
     )  # fmt: skip
     assert child.stdout is not None
     assert child.stderr is not None
@@ -179,11 +178,6 @@ def _probe_failed(errors: str) -> ServiceError:
     last = errors.strip().splitlines()[-1] if errors.strip() else "it was killed"
     fix = "is torch installed, and is there memory left?"
     return ServiceError(ErrorReason.DEVICE_ERROR, f"the stress test ended early ({last}): {fix}")
-
-
-def _die_with_parent() -> None:
-    """Runs in the child: the kernel kills it when this service dies, however it dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _kill_group(child: asyncio.subprocess.Process) -> None:

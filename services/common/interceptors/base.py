@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -47,7 +48,11 @@ class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
             "response_serializer": handler.response_serializer,
         }
         if handler.response_streaming:
-            stream = self._around_stream(method, handler.unary_stream)
+            behaviour = handler.unary_stream
+            # A coroutine function writes through its context, as Health.Watch does.
+            writes_itself = inspect.iscoroutinefunction(behaviour)
+            wrap = self._around_unary if writes_itself else self._around_stream
+            stream = wrap(method, behaviour)
             return grpc.unary_stream_rpc_method_handler(stream, **rebuild)
         unary = self._around_unary(method, handler.unary_unary)
         return grpc.unary_unary_rpc_method_handler(unary, **rebuild)

@@ -44,5 +44,6 @@ class ErrorStatusInterceptor(AroundInterceptor):
 
 
 async def _abort(call: Call, error: ServiceError) -> None:
-    details = error.to_status().SerializeToString()
-    await call.context.abort(error.status_code, error.message, ((STATUS_DETAILS_KEY, details),))
+    status = error.to_status()
+    trailers = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+    await call.context.abort(error.status_code, status.message, trailers)

@@ -10,7 +10,8 @@ import torch
 
 from services.profiler.probes.cgroup import read_memory
 
-_CHUNK_BYTES = 256 * 2**20
+_LARGEST_CHUNK_BYTES = 256 * 2**20
+_SMALLEST_CHUNK_BYTES = 2 * 2**20
 _PAGE_BYTES = 4096
 # Left alone on a CPU, where the limit of this process is the limit of the machine: a twentieth of
 # it, for the kernel and everybody else.
@@ -41,24 +42,32 @@ def safe_memory(device: torch.device, fraction: float, quick: bool) -> SafeMemor
         return SafeMemory(reached, reached)
     goal = int(_cpu_goal_bytes() * fraction)
     written = _grow_on_cpu(min(goal, _QUICK_CPU_BYTES) if quick else goal)
-    is_cut_short = quick and goal > _QUICK_CPU_BYTES and written >= _QUICK_CPU_BYTES - _CHUNK_BYTES
-    return SafeMemory(max(0, goal - _CHUNK_BYTES) if is_cut_short else written, written)
+    back_off = _chunk_bytes(goal)
+    is_cut_short = quick and goal > _QUICK_CPU_BYTES and written >= _QUICK_CPU_BYTES - back_off
+    return SafeMemory(goal - back_off if is_cut_short else written, written)
 
 
 def _grow_on_cuda(device: torch.device, fraction: float) -> int:
     torch.cuda.empty_cache()
     goal = int(torch.cuda.mem_get_info(device)[0] * fraction)
+    chunk = _chunk_bytes(goal)
     held: list[torch.Tensor] = []
     try:
-        while (len(held) + 1) * _CHUNK_BYTES <= goal:
-            held.append(torch.zeros(_CHUNK_BYTES, dtype=torch.uint8, device=device))
+        while (len(held) + 1) * chunk <= goal:
+            held.append(torch.zeros(chunk, dtype=torch.uint8, device=device))
         torch.cuda.synchronize(device)
     except torch.OutOfMemoryError:
         pass
-    reached = len(held) * _CHUNK_BYTES
+    reached = len(held) * chunk
     held.clear()
     torch.cuda.empty_cache()
-    return max(0, reached - _CHUNK_BYTES)
+    return max(0, reached - chunk)
+
+
+def _chunk_bytes(goal: int) -> int:
+    """A sixteenth of the goal, in whole huge pages: what is not reached is at most that."""
+    chunk = min(_LARGEST_CHUNK_BYTES, goal // 16)
+    return max(_SMALLEST_CHUNK_BYTES, chunk // _SMALLEST_CHUNK_BYTES * _SMALLEST_CHUNK_BYTES)
 
 
 def _cpu_goal_bytes() -> int:
@@ -70,21 +79,22 @@ def _cpu_goal_bytes() -> int:
 def _grow_on_cpu(goal: int) -> int:
     """Under a data limit of its own, so that refusal is an error here and not the kernel's
     out-of-memory killer somewhere else."""
+    chunk = _chunk_bytes(goal)
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + goal, before[1]))
     held: list[mmap.mmap] = []
     try:
         while True:
-            held.append(mmap.mmap(-1, _CHUNK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            held.append(mmap.mmap(-1, chunk, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
             held[-1].madvise(mmap.MADV_HUGEPAGE)  # 500 times fewer page faults
-            held[-1][::_PAGE_BYTES] = b"\1" * (_CHUNK_BYTES // _PAGE_BYTES)
+            held[-1][::_PAGE_BYTES] = b"\1" * (chunk // _PAGE_BYTES)
     except (OSError, MemoryError):
-        reached = len(held) * _CHUNK_BYTES
+        reached = len(held) * chunk
     finally:
-        for chunk in held:
-            chunk.close()
+        for mapping in held:
+            mapping.close()
         resource.setrlimit(resource.RLIMIT_DATA, before)
-    return max(0, reached - _CHUNK_BYTES)
+    return max(0, reached - chunk)
 
 
 def _data_bytes() -> int:

@@ -20,7 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from services.trainer.engine.failures import BAD_MODEL, EngineError
 
-ATTENTION_NAME = "elite_sdpa"
+# Without "sdpa" or "flash" in it: transformers treats such names in ways of its own.
+ATTENTION_NAME = "elite_causal"
 
 MATH = "sdpa_math"  # builds the (S, S) matrix
 

@@ -84,6 +84,8 @@ class StorageTracker(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and counts the storages of its results that are new."""
         result = func(*args, **(kwargs or {}))
+        if any(value.alias_info is not None for value in func._schema.returns):
+            return result  # a view, or the argument itself
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu":
                 self._count(leaf.untyped_storage())

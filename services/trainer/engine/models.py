@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from elite.planner.v1 import planner_pb2
 from services.trainer.engine.attention import ATTENTION_NAME, register_attention
 from services.trainer.engine.durable import cached_folder
-from services.trainer.engine.failures import BAD_MODEL, EngineError
+from services.trainer.engine.failures import BAD_MODEL, INTERNAL, EngineError, describe
 from services.trainer.engine.gguf_conversion import convert_gguf
 
 transformers_logging.disable_progress_bar()
@@ -25,6 +25,9 @@ DTYPES = {
     planner_pb2.DTYPE_FLOAT16: torch.float16,
     planner_pb2.DTYPE_FLOAT32: torch.float32,
 }
+
+# What libraries raise for a model they cannot read.
+_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 
 
 def find_model(summary: planner_pb2.ModelSummary, model_path: str, cache_directory: Path) -> str:
@@ -102,14 +105,9 @@ def load_model(location: str, plan: planner_pb2.Plan) -> Any:
 def _from_pretrained(kind: Any, location: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(location, trust_remote_code=False, **options)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        ImportError,
-        RuntimeError,
-        json.JSONDecodeError,
-    ) as error:
+    except _LOADING_ERRORS as error:
+        if describe(error).cause != INTERNAL:  # out of memory or of disk
+            raise
         problem = f"{location} cannot be loaded ({_first_line(error)})"
         fix = "give spec.model_path, a Hugging Face folder, or let this machine reach the hub"
         raise EngineError(BAD_MODEL, problem, fix) from error

@@ -14,7 +14,12 @@ from services.trainer.engine.adapters import trainable_parameters, write_adapter
 from services.trainer.engine.apply_plan import apply_plan
 from services.trainer.engine.checkpoint import CheckpointStore, Identity, Position, load_checkpoint
 from services.trainer.engine.dataset import Dataset, make_dataset, tokenise
-from services.trainer.engine.devices import device_name, device_of, use_available_cores
+from services.trainer.engine.devices import (
+    device_name,
+    device_of,
+    return_freed_memory,
+    use_available_cores,
+)
 from services.trainer.engine.durable import replace_folder
 from services.trainer.engine.events import EventEmitter
 from services.trainer.engine.executors import Executor
@@ -58,6 +63,7 @@ def execute(run: Run, *, resume: bool) -> None:
     Raises `EngineError`, `CorpusError` or what a library raises; `failures.describe` names it.
     """
     use_available_cores()
+    return_freed_memory()
     checkpoints = CheckpointStore(run.run_directory)
     if checkpoints.exists() and not resume:
         problem = f"{run.run_directory} holds the checkpoints of an earlier run"

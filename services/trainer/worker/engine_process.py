@@ -13,18 +13,18 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from services.common.launch import with_parent
 
 logger = logging.getLogger("elite.trainer.worker")
 
 # A line of the event protocol is a few hundred bytes.
 LONGEST_LINE_BYTES = 1 << 20
 _READ_BYTES = 1 << 16
-_LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")))
 
 
 class EngineProcess:
@@ -44,7 +44,7 @@ class EngineProcess:
         try:
             with log_path.open("ab") as log:
                 process = subprocess.Popen(
-                    [*_LAUNCH, str(os.getpid()), *command, "--events-fd", str(write_end)],
+                    with_parent([*command, "--events-fd", str(write_end)]),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -1,0 +1,165 @@
+"""Models: exact parameter counts, and configs that are refused by field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from services.common.errors import ServiceError
+from services.planner.architectures import architectures
+from services.planner.models import catalogue, model_by_id, model_from_config
+from services.planner.tables import table
+
+# What the model's publisher says it has (shared embeddings once).
+PUBLISHED_PARAMETERS = {
+    "smollm2-135m": 134515008,
+    "smollm2-360m": 361821120,
+    "smollm2-1.7b": 1711376384,
+    "qwen2.5-0.5b": 494032768,
+    "qwen2.5-1.5b": 1543714304,
+    "qwen2.5-7b": 7615616512,
+    "qwen3-0.6b": 596049920,
+    "qwen3-8b": 8190735360,
+    "llama-2-7b": 6738415616,
+    "llama-3.1-8b": 8030261248,
+    "llama-3.2-1b": 1235814400,
+    "mistral-7b-v0.3": 7248023552,
+    "phi-2": 2779683840,
+    "phi-3-mini-4k": 3821079552,
+    "starcoder2-3b": 3030371328,
+    "gemma-2b": 2506172416,
+    "gemma-3-1b": 999885952,
+    "olmo-2-7b": 7298617344,
+    "tinyllama-1.1b": 1100048384,
+    "stablelm-3b": 2795443200,
+    "pythia-1.4b": 1414647808,
+    "aya-23-8b": 8028033024,
+}
+
+
+@pytest.mark.parametrize("model_id", PUBLISHED_PARAMETERS)
+def test_parameter_counts_are_the_published_ones(model_id: str) -> None:
+    assert model_by_id(model_id).parameter_count == PUBLISHED_PARAMETERS[model_id]
+
+
+@pytest.mark.parametrize("row", table("models")["models"], ids=lambda row: row["id"])
+def test_parameter_counts_are_those_of_transformers(row: dict[str, Any]) -> None:
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    fields = dict(row["config"])
+    config = CONFIG_MAPPING[fields.pop("model_type")](**fields)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shape = model_by_id(row["id"])
+    assert sum(p.numel() for p in model.parameters()) == shape.parameter_count
+    layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
+    linears = {
+        name.rpartition(".")[2]: (module.in_features, module.out_features, module.bias is not None)
+        for name, module in layers[0].named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    assert linears == {x.name: (x.inputs, x.outputs, x.bias) for x in shape.linears}
+
+
+def test_every_architecture_has_a_model_in_the_catalogue_or_is_one_of_few() -> None:
+    used = {model.architecture.model_type for model in catalogue().values()}
+    assert set(architectures()) - used == {"granite"}
+
+
+def test_the_demo_model_names_its_packaged_weights() -> None:
+    from importlib import metadata
+
+    weights = model_by_id("smollm2-135m").weights
+    distribution = metadata.distribution(weights.distribution)
+    assert distribution.locate_file(weights.file).is_file()  # type: ignore[attr-defined]
+
+
+def test_an_unknown_id_gets_close_matches() -> None:
+    with pytest.raises(ServiceError, match=r"model\.model_id: 'qwen2-1.5b'.*qwen2\.5-1\.5b"):
+        model_by_id("qwen2-1.5b")
+
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 100,
+}
+
+
+def test_defaults_are_those_of_transformers() -> None:
+    shape = model_from_config(json.dumps(LLAMA))
+    assert shape.key_value_head_count == 4
+    assert shape.head_size == 16
+    assert not shape.tied_embeddings
+    assert shape.max_position_embeddings == 2048
+    assert shape.windowed_layer_count == 0
+
+
+def test_windowed_layers_are_counted() -> None:
+    def windowed(**fields: object) -> tuple[int, int]:
+        shape = model_from_config(json.dumps(LLAMA | fields))
+        return shape.windowed_layer_count, shape.sliding_window
+
+    assert windowed(model_type="mistral", num_key_value_heads=4) == (2, 4096)
+    assert windowed(model_type="mistral", num_key_value_heads=4, sliding_window=None) == (0, 0)
+    qwen = {"model_type": "qwen2", "num_key_value_heads": 4, "max_window_layers": 1}
+    assert windowed(**qwen) == (0, 0)
+    assert windowed(**qwen, use_sliding_window=True, sliding_window=7) == (1, 7)
+    gemma = {"model_type": "gemma3_text", "num_hidden_layers": 7, "sliding_window": 512}
+    assert windowed(**gemma) == (6, 512)
+    types = ["sliding_attention"] * 3 + ["full_attention"] * 4
+    assert windowed(**gemma, layer_types=types) == (3, 512)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"model_type": None}, "model_type"),
+        ({"model_type": "lama"}, "model_type"),
+        ({"model_type": ["llama"]}, "model_type"),
+        ({"model_type": "gemma2"}, "model_type"),
+        ({"model_type": "mixtral"}, "model_type"),
+        ({"num_local_experts": 8}, "num_local_experts"),
+        ({"vision_config": {"a": 1}}, "vision_config"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"hidden_size": 0}, "hidden_size"),
+        ({"hidden_size": -64}, "hidden_size"),
+        ({"hidden_size": 64.5}, "hidden_size"),
+        ({"hidden_size": True}, "hidden_size"),
+        ({"hidden_size": "64"}, "hidden_size"),
+        ({"hidden_size": 65}, "hidden_size"),
+        ({"hidden_size": 10**9}, "hidden_size"),
+        ({"intermediate_size": None}, "intermediate_size"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers"),
+        ({"num_attention_heads": 0}, "num_attention_heads"),
+        ({"num_attention_heads": 1, "hidden_size": 512}, "num_attention_heads"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"num_key_value_heads": 8}, "num_key_value_heads"),
+        ({"head_dim": 512}, "head_dim"),
+        ({"vocab_size": None}, "vocab_size"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings"),
+        ({"hidden_act": "relu"}, "hidden_act"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ({"model_type": "stablelm", "qk_layernorm": True}, "qk_layernorm"),
+        ({"model_type": "gpt_neox", "use_parallel_residual": False}, "use_parallel_residual"),
+    ],
+)
+def test_a_wrong_config_is_refused_by_field(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(ServiceError) as refusal:
+        model_from_config(json.dumps(LLAMA | change))
+    violation = refusal.value.violations[0]
+    assert violation.field == f"model.config_json.{field}"
+    assert violation.fix
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"llama"', "[" * 100_000])
+def test_what_is_no_json_object_is_refused(text: str) -> None:
+    with pytest.raises(ServiceError, match=r"model\.config_json"):
+        model_from_config(text)

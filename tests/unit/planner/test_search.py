@@ -1,0 +1,195 @@
+"""The search: what is chosen, what is refused and why, and what must hold for every machine."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.planner.ladder import Tier, load_ladder
+from services.planner.machine import hypothetical_machine
+from services.planner.models import catalogue, model_by_id
+from services.planner.options import legal_sets
+from services.planner.search import Constraints, Resource, Result, evaluate, plan
+from tests.support.machines import GIBIBYTE, machine
+
+LADDER = load_ladder()
+MODELS = st.sampled_from([m for m in catalogue().values() if m.parameter_count < 9e9])
+BYTES = st.integers(min_value=0, max_value=512 * GIBIBYTE)
+
+
+def search(model_id: str, constraints: Constraints = Constraints(), **sizes: int) -> Result:  # noqa: B008
+    return plan(LADDER, model_by_id(model_id), machine(**sizes), constraints)
+
+
+def tier_of(result: Result) -> int:
+    return result.chosen.tier.tier if result.chosen else 0
+
+
+def test_the_highest_tier_that_fits_is_chosen_with_its_fastest_set() -> None:
+    result = search("qwen2.5-1.5b")
+    assert result.chosen is not None
+    fitting = [verdict.tier.tier for verdict in result.verdicts if verdict.fits]
+    assert tier_of(result) == max(fitting)
+    assert [verdict.tier for verdict in result.verdicts] == list(LADDER)
+    rivals = [
+        evaluate(result.chosen.tier, chosen, model_by_id("qwen2.5-1.5b"), machine())
+        for chosen in legal_sets(machine(), exact_only=False)
+    ]
+    fast = [
+        rival.cost.seconds
+        for rival in rivals
+        if rival.memory.device.total_bytes <= result.budget.gpu_bytes
+        and rival.memory.host.total_bytes <= result.budget.host_bytes
+    ]
+    assert result.chosen.cost.seconds == min(fast)
+
+
+def test_plans_are_deterministic() -> None:
+    assert search("phi-2") == search("phi-2")
+
+
+def test_headroom_is_taken_off_both_budgets() -> None:
+    budget = search("phi-2", Constraints(headroom_fraction=0.5)).budget
+    assert budget.gpu_bytes == 12 * GIBIBYTE
+    assert budget.host_bytes == 32 * GIBIBYTE
+    assert search("phi-2").budget.gpu_bytes == int(24 * GIBIBYTE * 0.88)
+
+
+def test_a_fixed_tier_is_chosen_or_nothing() -> None:
+    assert tier_of(search("qwen2.5-1.5b", Constraints(tier=2))) == 2
+    assert tier_of(search("qwen2.5-1.5b", Constraints(tier=11))) == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "constraints", "resource"),
+    [
+        ({"gpu_bytes": 2 * GIBIBYTE}, Constraints(), Resource.GPU_MEMORY),
+        ({"host_bytes": GIBIBYTE}, Constraints(), Resource.HOST_MEMORY),
+        ({}, Constraints(host_memory_bytes=GIBIBYTE), Resource.HOST_MEMORY),
+        ({}, Constraints(disk_bytes=1000), Resource.DISK),
+        ({"disk_bytes": 1000}, Constraints(), Resource.DISK),
+        ({}, Constraints(max_step_seconds=1e-6), Resource.TIME),
+    ],
+)
+def test_a_refusal_names_what_binds_and_by_how_much(
+    sizes: dict[str, int], constraints: Constraints, resource: Resource
+) -> None:
+    result = search("phi-2", constraints, **sizes)
+    verdict = result.verdicts[0]
+    assert result.chosen is None
+    assert verdict.binding is resource
+    assert verdict.remedy
+    assert verdict.candidate is not None
+    if resource is Resource.TIME:
+        assert verdict.shortfall_seconds == pytest.approx(verdict.candidate.cost.seconds, rel=1e-3)
+    else:
+        assert verdict.shortfall_bytes > 0
+
+
+def test_the_shortfall_is_exactly_what_is_missing() -> None:
+    small = search("phi-2", gpu_bytes=4 * GIBIBYTE).verdicts[3]
+    assert small.binding is Resource.GPU_MEMORY
+    needed = math.ceil((4 * GIBIBYTE * 0.88 + small.shortfall_bytes + 1) / 0.88)
+    assert (
+        plan(LADDER, model_by_id("phi-2"), machine(gpu_bytes=needed), Constraints())
+        .verdicts[3]
+        .fits
+    )
+
+
+def test_a_sliding_window_shorter_than_the_tier_is_refused() -> None:
+    result = search("starcoder2-3b")
+    assert {verdict.binding for verdict in result.verdicts} == {Resource.SOFTWARE}
+    assert "4096 tokens only" in result.verdicts[0].remedy
+
+
+def test_without_a_fused_kernel_nothing_fits() -> None:
+    without = machine(kernels=("sdpa_math",))
+    result = plan(LADDER, model_by_id("phi-2"), without, Constraints())
+    assert {verdict.binding for verdict in result.verdicts} == {Resource.SOFTWARE}
+    assert result.chosen is None
+
+
+def test_without_bitsandbytes_nothing_is_quantised() -> None:
+    without = machine(has_bitsandbytes=False)
+    sets = list(legal_sets(without, exact_only=False))
+    assert sets
+    assert all(chosen.exact for chosen in sets)
+
+
+def test_the_remedy_names_a_card_that_does_it() -> None:
+    verdict = search("llama-2-7b", gpu_bytes=8 * GIBIBYTE).verdicts[2]
+    assert verdict.candidate is not None
+    card = verdict.remedy.partition("a card like ")[2]
+    enough = hypothetical_machine(card, 256 * GIBIBYTE, 0)
+    again = plan(LADDER, model_by_id("llama-2-7b"), enough, Constraints())
+    assert again.verdicts[2].fits
+
+
+@given(model=MODELS, gpu=BYTES, more=BYTES, host=BYTES)
+@settings(deadline=None, max_examples=25)
+def test_more_gpu_memory_never_lowers_the_tier(model, gpu: int, more: int, host: int) -> None:  # type: ignore[no-untyped-def]
+    def tier(gpu_bytes: int) -> int:
+        return tier_of(plan(LADDER, model, machine(gpu_bytes, host), Constraints()))
+
+    assert tier(gpu) <= tier(gpu + more)
+
+
+@given(
+    model=MODELS,
+    context=st.integers(256, 2**22),
+    target=st.integers(1, 2**19),
+    more=st.integers(0, 2**22),
+    rank=st.integers(1, 64),
+    on_cpu=st.booleans(),
+)
+@settings(deadline=None, max_examples=40)
+def test_a_longer_context_never_takes_less(model, context, target, more, rank, on_cpu) -> None:  # type: ignore[no-untyped-def]
+    device = machine(on_cpu=on_cpu)
+    for chosen in legal_sets(device, exact_only=False):
+        short = evaluate(Tier(1, context, target, rank), chosen, model, device)
+        long = evaluate(Tier(1, context + more, target, rank), chosen, model, device)
+        assert long.memory.device.total_bytes >= short.memory.device.total_bytes
+        assert long.memory.host.total_bytes >= short.memory.host.total_bytes
+        assert long.cost.seconds >= short.cost.seconds
+
+
+@given(
+    model=MODELS,
+    gpu=BYTES,
+    host=BYTES,
+    headroom=st.floats(0, 0.9),
+    seconds=st.floats(0, 1e6),
+    exact_only=st.booleans(),
+    tier=st.integers(0, 11),
+    on_cpu=st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_every_answer_is_sound(  # type: ignore[no-untyped-def]
+    model, gpu, host, headroom, seconds, exact_only, tier, on_cpu
+) -> None:
+    constraints = Constraints(
+        headroom_fraction=headroom, max_step_seconds=seconds, exact_only=exact_only, tier=tier
+    )
+    result = plan(LADDER, model, machine(gpu, host, on_cpu=on_cpu), constraints)
+    for verdict in result.verdicts:
+        assert verdict.shortfall_bytes >= 0
+        assert verdict.shortfall_seconds >= 0
+        assert bool(verdict.remedy) != verdict.fits
+        candidate = verdict.candidate
+        assert candidate is not None
+        assert candidate.chosen.exact or not exact_only
+        assert math.isfinite(candidate.cost.seconds)
+        assert all(line >= 0 for line in candidate.cost.lines.values())
+        for estimate in (candidate.memory.device, candidate.memory.host, candidate.memory.disk):
+            assert sum(estimate.lines.values()) == estimate.total_bytes
+            assert min(estimate.lines.values()) >= 0
+        if verdict.fits:
+            assert candidate.memory.device.total_bytes <= result.budget.gpu_bytes
+            assert candidate.memory.host.total_bytes <= result.budget.host_bytes
+            assert not seconds or candidate.cost.seconds <= seconds
+    if result.chosen is not None:
+        assert tier in (0, result.chosen.tier.tier)

