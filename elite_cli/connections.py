@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +46,7 @@ class Connections:
         """The profiler; in-process when no address is known."""
         from elite.profiler.v1 import profiler_pb2_grpc
 
-        address = self._known_address(PROFILER) or self._serve(self._profiler_service())
+        address = self._known_address(PROFILER) or self._serve(PROFILER, self._profiler_service)
         return self._connect(PROFILER, address, profiler_pb2_grpc.ProfilerServiceStub)
 
     @cached_property
@@ -53,7 +54,7 @@ class Connections:
         """The planner; in-process when no address is known."""
         from elite.planner.v1 import planner_pb2_grpc
 
-        address = self._known_address(PLANNER) or self._serve(self._planner_service())
+        address = self._known_address(PLANNER) or self._serve(PLANNER, self._planner_service)
         return self._connect(PLANNER, address, planner_pb2_grpc.PlannerServiceStub)
 
     @cached_property
@@ -99,10 +100,14 @@ class Connections:
         self._resources.callback(shutil.rmtree, folder, ignore_errors=True)
         return folder
 
-    def _serve(self, service_and_settings: tuple[Any, Any]) -> str:
+    def _serve(self, name: str, make: Callable[[], tuple[Any, Any]]) -> str:
+        """Raises `CliError` for what keeps it from starting, such as a setting that is wrong."""
         from services.common.local import serve_locally
 
-        address: str = self._resources.enter_context(serve_locally(*service_and_settings))
+        try:
+            address: str = self._resources.enter_context(serve_locally(*make()))
+        except (OSError, ValueError) as error:
+            raise CliError(f"the {name} cannot start in this process: {error}") from error
         return address
 
     def _profiler_service(self) -> tuple[Any, Any]:

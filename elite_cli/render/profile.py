@@ -33,7 +33,7 @@ def _render_device(console: Console, device: profiler_pb2.Device) -> None:
     for name, value in _gpu_facts(device):
         table.add_row(f"  {name}", escape(value))
     if device.HasField("measurements"):
-        for name, value in _measured_facts(device.measurements):
+        for name, value in _measured_facts(device):
             table.add_row(f"  {name}", value)
     else:
         table.add_row("  measured", "not yet: run `elite profile --stress`")
@@ -73,7 +73,8 @@ def _gpu_facts(device: profiler_pb2.Device) -> list[tuple[str, str]]:
     return facts
 
 
-def _measured_facts(measured: profiler_pb2.DeviceMeasurements) -> list[tuple[str, str]]:
+def _measured_facts(device: profiler_pb2.Device) -> list[tuple[str, str]]:
+    measured = device.measurements
     attention = ", ".join(
         f"{format_rate(rate.flops_per_second, 'FLOP/s')} at {rate.sequence_tokens:,} tokens"
         for rate in measured.attention_rates
@@ -85,18 +86,26 @@ def _measured_facts(measured: profiler_pb2.DeviceMeasurements) -> list[tuple[str
         ("matmul, float32", format_rate(measured.matmul_32bit_flops_per_second, "FLOP/s")),
         ("attention", attention),
         ("memory bandwidth", format_rate(measured.memory_bandwidth_bytes_per_second, "B/s")),
-        ("host to device", _pair(
-            measured.host_to_device_pinned_bytes_per_second,
-            measured.host_to_device_pageable_bytes_per_second)),
-        ("device to host", _pair(
-            measured.device_to_host_pinned_bytes_per_second,
-            measured.device_to_host_pageable_bytes_per_second)),
-    ]  # fmt: skip
+    ]
+    if not device.memory_is_host_memory:
+        facts += _transfer_facts(measured)
     if measured.runtime_overhead_bytes:
         facts.append(("runtime overhead", format_bytes(measured.runtime_overhead_bytes)))
     if measured.HasField("measured_at"):
         facts.append(("measured", _age(measured.measured_at.ToSeconds())))
     return [(name, value) for name, value in facts if value]
+
+
+def _transfer_facts(measured: profiler_pb2.DeviceMeasurements) -> list[tuple[str, str]]:
+    to_device = (
+        measured.host_to_device_pinned_bytes_per_second,
+        measured.host_to_device_pageable_bytes_per_second,
+    )
+    to_host = (
+        measured.device_to_host_pinned_bytes_per_second,
+        measured.device_to_host_pageable_bytes_per_second,
+    )
+    return [("host to device", _pair(*to_device)), ("device to host", _pair(*to_host))]
 
 
 def _pair(pinned: float, pageable: float) -> str:
@@ -158,5 +167,6 @@ def _render_kernels(console: Console, software: profiler_pb2.Software) -> None:
     table.add_column("detail", overflow="fold")
     for kernel in software.attention_kernels:
         works = "yes" if kernel.status == profiler_pb2.KERNEL_STATUS_WORKS else "no"
-        table.add_row(kernel.name, works, escape(kernel.detail))
+        reason = kernel.detail.partition(". ")[0]
+        table.add_row(kernel.name, works, escape(reason))
     console.print(table)

@@ -125,7 +125,10 @@ def _text_of(event: trainer_pb2.RunEvent) -> str:
 
 
 def _state_text(change: trainer_pb2.StateChanged) -> str:
-    detail = f": {change.detail}" if change.detail else ""
+    """Waiting is told by `show_waiting`, and the end by the summary."""
+    if change.to not in (trainer_pb2.RUN_STATE_RUNNING, trainer_pb2.RUN_STATE_RESUMING):
+        return ""
+    detail = f" {change.detail}" if change.detail else ""
     return run_state_name(change.to) + detail
 
 

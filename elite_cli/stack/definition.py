@@ -19,8 +19,7 @@ DRAIN_SECONDS = 60
 # Recording that, and Celery's own end, come on top.
 WORKER_STOP_SECONDS = DRAIN_SECONDS + 15.0
 
-# -P: the folder the stack is started in must not shadow a package.
-_PYTHON = (sys.executable, "-P", "-m")
+_PYTHON = (sys.executable, "-m")
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ def stack_processes(
     common = {
         "no_grpc_proxy": "127.0.0.1,localhost",
         "PYTHONUNBUFFERED": "1",
+        # For the engine, too: the folder the stack is started in must not shadow a package.
+        "PYTHONSAFEPATH": "1",
     }
     trainer = {**common, **_trainer_environment(options, valkey)}
     return [

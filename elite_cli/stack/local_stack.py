@@ -38,9 +38,7 @@ class LocalStack:
         self.options = options
         self.logs_directory = options.state_directory / "logs"
         self._resources = ExitStack()
-        self._group = ProcessGroup(
-            uuid.uuid4().hex, options.state_directory, self.logs_directory, report
-        )
+        self._group = ProcessGroup(uuid.uuid4().hex, self.logs_directory, report)
 
     def __enter__(self) -> LocalStack:
         folder = self.options.state_directory

@@ -35,9 +35,7 @@ class ManagedProcess:
     processes in order. The kernel kills it when `elite` is killed.
     """
 
-    def __init__(
-        self, spec: ProcessSpec, folder: Path, log_path: Path, mark: Mapping[str, str]
-    ) -> None:
+    def __init__(self, spec: ProcessSpec, log_path: Path, mark: Mapping[str, str]) -> None:
         self.spec = spec
         self.log_path = log_path
         if log_path.exists():
@@ -45,7 +43,6 @@ class ManagedProcess:
         with log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 with_parent(spec.command),
-                cwd=folder,
                 env={**os.environ, **spec.environment, **mark},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -26,9 +26,8 @@ Report = Callable[[str], None]
 class ProcessGroup:
     """Processes with a common mark. Leaving the `with` stops them all; none is alive afterwards."""
 
-    def __init__(self, stack_id: str, folder: Path, logs_directory: Path, report: Report) -> None:
+    def __init__(self, stack_id: str, logs_directory: Path, report: Report) -> None:
         self.stack_id = stack_id
-        self._folder = folder
         self._logs_directory = logs_directory
         self._report = report
         self._running: list[ManagedProcess] = []
@@ -76,7 +75,7 @@ class ProcessGroup:
     def _start(self, spec: ProcessSpec) -> ManagedProcess:
         log_path = self._logs_directory / f"{spec.name}.log"
         mark = {STACK_VARIABLE: self.stack_id}
-        process = ManagedProcess(spec, self._folder, log_path, mark)
+        process = ManagedProcess(spec, log_path, mark)
         self._running.append(process)
         return process
 

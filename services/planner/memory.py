@@ -124,11 +124,12 @@ class _Sizes:
         )
         self.full_weights = self._element * model.parameter_count
         self._weights = self._base_weights()
+        self._states = self._optimizer_states()
         self._static: Lines = {"base_model": self._weights, "lora": self._lora}
 
     def device_phases(self, tile_rows: int) -> Mapping[str, Lines]:
         """Lines of every phase, without the CUDA context: the budget is net of it."""
-        trained = self._static | {"optimizer": self._optimizer_states()}
+        trained = self._static | {"optimizer": self._states}
         return {
             "load": self._load(),
             "forward": trained | self._forward(),
@@ -157,7 +158,7 @@ class _Sizes:
 
     def checkpoint(self) -> Lines:
         """What one checkpoint writes: adapters and optimizer states."""
-        return {"lora": self._lora, "optimizer": self._optimizer_states()}
+        return {"lora": self._lora, "optimizer": self._states}
 
     def _base_weights(self) -> int:
         if self._chosen.base_precision is BasePrecision.FULL:
@@ -226,7 +227,10 @@ class _Sizes:
         elif chosen.layer_inputs_on_host:
             gradients = self._lora
         lines = self._with_keys(kept + self._tokens(working), self._kept_layers())
-        buffers = lines["buffers"] + self._dequantised()
+        # A whole weight in the compute dtype, when the incoming gradient of one of the MLP's tensors
+        # is not made yet.
+        one_tensor = self._tokens(self._element * self._model.intermediate_size)
+        buffers = lines["buffers"] + max(0, self._dequantised() - one_tensor)
         return lines | {"gradients": gradients, "buffers": buffers}
 
     def _kept_layers(self) -> int:

@@ -9,7 +9,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +53,10 @@ class Profiler:
         self._store = MeasurementStore(settings.state_directory)
         self._software = read_software()
         self._torch_version = package_version("torch")
-        self._testing = asyncio.Lock()
+        self._measuring = asyncio.Lock()
+        self._is_testing = False
+        self._driver_lock = threading.Lock()
+        self._holds_driver = False
 
     def snapshot(self) -> profiler_pb2.NodeProfile:
         """The machine now, with the newest stored measurements. Takes milliseconds and blocks.
@@ -59,7 +64,7 @@ class Profiler:
         Raises `ServiceError` when the scratch directory or the GPU driver cannot be used.
         """
         host = read_host(self._settings.usable_scratch_directory())
-        devices = read_gpus(self._nvml) or [cpu_device(host)]
+        devices = self._read_gpus() or [cpu_device(host)]
         node_name = self._settings.node_name or socket.gethostname()
         profile = assemble(node_name, devices, host, self._software)
         for index, device in enumerate(profile.devices):
@@ -68,25 +73,83 @@ class Profiler:
                 add_measurements(profile, index, stored)
         return profile
 
+    def _read_gpus(self) -> list[profiler_pb2.Device]:
+        """Keeps the driver open from the first GPU seen until it fails.
+
+        NVML counts its users. Without one between two snapshots a driver that is not in
+        persistence mode shuts the GPU down, and takes seconds to start it for the next.
+        """
+        with self._driver_lock:
+            try:
+                devices = read_gpus(self._nvml)
+            except ServiceError:
+                self._release_driver()
+                raise
+            if devices and not self._holds_driver:
+                self._nvml.nvmlInit()
+                self._holds_driver = True
+            return devices
+
+    def _release_driver(self) -> None:
+        if self._holds_driver:
+            self._holds_driver = False
+            with suppress(self._nvml.NVMLError):  # it may be the very thing that is broken
+                self._nvml.nvmlShutdown()
+
+    def close(self) -> None:
+        """Lets the driver go."""
+        with self._driver_lock:
+            self._release_driver()
+
     async def stress_test(
-        self, *, memory_fraction: float, quick: bool, kernels_only: bool = False
-    ) -> AsyncIterator[ProbeResult]:
+        self, *, memory_fraction: float, quick: bool
+    ) -> AsyncGenerator[ProbeResult, None]:
         """Measures every device, one after another; yields as probes end, then stores.
 
         Closing the iterator ends the child process. Raises `ServiceError`: BUSY while another test
-        runs, DEVICE_ERROR when a probe fails.
+        runs, PRECONDITION_FAILED when the installed torch cannot use the device or the results
+        cannot be kept, DEVICE_ERROR when a probe fails.
         """
-        if self._testing.locked():
+        if self._is_testing:
             raise ServiceError(ErrorReason.BUSY, "a stress test is running: wait for it to end")
-        async with self._testing:
+        self._is_testing = True
+        try:
+            measurements = self._measure(memory_fraction, quick, kernels_only=False)
+            async with aclosing(measurements):
+                async for result in measurements:
+                    yield result
+        finally:
+            self._is_testing = False
+
+    async def _measure(
+        self, fraction: float, quick: bool, *, kernels_only: bool
+    ) -> AsyncGenerator[ProbeResult, None]:
+        """One child at a time: a test waits for the short probe of kernels at the start."""
+        async with self._measuring:
             profile = await asyncio.to_thread(self.snapshot)
+            self._require_torch(profile)
             for position, device in enumerate(profile.devices):
-                arguments = self._arguments(device, memory_fraction, quick, kernels_only)
+                arguments = self._arguments(device, fraction, quick, kernels_only)
                 measured = profiler_pb2.NodeProfile()
-                async for result in _run_child(arguments):
-                    measured.MergeFrom(_without_empty_device(result.measured, measured))
-                    yield _counted(result, position, len(profile.devices))
+                is_gpu = device.kind == profiler_pb2.DEVICE_KIND_CUDA
+                child = _run_child(arguments, visible_gpu=device.uuid if is_gpu else "")
+                async with aclosing(child) as results:
+                    async for result in results:
+                        measured.MergeFrom(_without_empty_device(result.measured, measured))
+                        yield _counted(result, position, len(profile.devices))
                 await asyncio.to_thread(self._remember, device, measured, kernels_only)
+
+    def _require_torch(self, profile: profiler_pb2.NodeProfile) -> None:
+        has_gpu = profile.devices[0].kind == profiler_pb2.DEVICE_KIND_CUDA
+        if not self._torch_version:
+            problem, fix = "torch is not installed", "install the extra 'engine'"
+        elif has_gpu and not profile.software.torch_cuda_version:
+            problem = f"torch {self._torch_version} cannot use the GPU"
+            fix = "install a build of torch for CUDA"
+        else:
+            return
+        message = f"nothing can be measured: {problem}: {fix}"
+        raise ServiceError(ErrorReason.PRECONDITION_FAILED, message)
 
     def _remember(
         self, device: profiler_pb2.Device, measured: profiler_pb2.NodeProfile, kernels_only: bool
@@ -101,13 +164,18 @@ class Profiler:
             figures.source = profiler_pb2.MEASUREMENT_SOURCE_STRESS_TEST
             figures.measured_at.GetCurrentTime()
             measured.host.scratch_disk.path = str(self._settings.usable_scratch_directory())
-        self._store.save(device, self._torch_version, measured)
+        try:
+            self._store.save(device, self._torch_version, measured)
+        except OSError as error:
+            fix = "set ELITE_PROFILER_STATE_DIRECTORY to a directory this user can write"
+            message = f"measurements cannot be kept ({error}): {fix}"
+            raise ServiceError(ErrorReason.PRECONDITION_FAILED, message) from error
 
     def _arguments(
         self, device: profiler_pb2.Device, fraction: float, quick: bool, kernels_only: bool
     ) -> list[str]:
         is_cpu = device.kind == profiler_pb2.DEVICE_KIND_CPU
-        arguments = ["--device", "cpu" if is_cpu else f"cuda:{device.index}"]
+        arguments = ["--device", "cpu" if is_cpu else "cuda"]
         arguments += ["--scratch", str(self._settings.usable_scratch_directory())]
         arguments += ["--memory-fraction", str(fraction or 1.0)]
         arguments += ["--quick"] if quick else []
@@ -116,12 +184,13 @@ class Profiler:
     async def probe_kernels_if_unknown(self) -> None:
         """Finds out which attention kernels work, unless that is stored already."""
         await asyncio.sleep(self._settings.kernel_probe_delay_seconds)
-        profile = await asyncio.to_thread(self.snapshot)
-        if profile.software.attention_kernels or not self._torch_version:
-            return
         try:
-            async for _ in self.stress_test(memory_fraction=1, quick=True, kernels_only=True):
-                pass
+            profile = await asyncio.to_thread(self.snapshot)
+            if profile.software.attention_kernels or self._is_testing:
+                return
+            async with aclosing(self._measure(1, quick=True, kernels_only=True)) as results:
+                async for _ in results:
+                    pass
         except ServiceError as error:
             logger.warning("attention kernels not probed", extra={"error": error.message})
 
@@ -144,12 +213,17 @@ def _counted(result: ProbeResult, position: int, devices: int) -> ProbeResult:
     )
 
 
-async def _run_child(arguments: list[str]) -> AsyncIterator[ProbeResult]:
-    """Runs the probes in a session of their own; ends them when the caller stops listening."""
+async def _run_child(arguments: list[str], visible_gpu: str) -> AsyncGenerator[ProbeResult, None]:
+    """Runs the probes in a session of their own; ends them when the caller stops listening.
+
+    The child sees one GPU, by its uuid: CUDA's numbering is not NVML's, and a MIG instance has no
+    number at all.
+    """
     child = await asyncio.create_subprocess_exec(
         *with_parent([sys.executable, "-m", "services.profiler.probes.run", *arguments]),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         start_new_session=True, limit=2**20,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": visible_gpu},
     )  # fmt: skip
     assert child.stdout is not None
     assert child.stderr is not None

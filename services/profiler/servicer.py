@@ -42,7 +42,7 @@ class ProfilerServicer(profiler_pb2_grpc.ProfilerServiceServicer):
             memory_fraction=request.memory_fraction, quick=request.quick
         )
         response = profiler_pb2.RunStressTestResponse()
-        async with aclosing(results):  # type: ignore[type-var]
+        async with aclosing(results):
             async for found in results:
                 response = profiler_pb2.RunStressTestResponse(
                     probe=found.probe,
@@ -86,6 +86,7 @@ def profiler_service(settings: ProfilerSettings) -> ServiceDefinition:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await asyncio.to_thread(profiler.close)
 
     return ServiceDefinition(
         full_name=FULL_NAME,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -90,22 +91,33 @@ def memory_bandwidth_bytes_per_second(device: torch.device, repeats: int) -> flo
 
 
 def kernel_refusal(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Why an attention kernel does not run forward and backward here; empty when it does."""
+    """Why an attention kernel does not run forward and backward here; empty when it does.
+
+    torch gives its reasons as warnings and then an error that says nothing.
+    """
     query, key, value = (
         torch.randn(1, 4, 128, 64, device=device, dtype=dtype, requires_grad=True) for _ in range(3)
     )
-    try:
-        if name == "flash_attn":
-            from flash_attn import flash_attn_func  # type: ignore[import-not-found]
-
-            output = flash_attn_func(query, key, value, causal=True)
-        else:
-            with sdpa_kernel(KERNELS[name]):
-                output = torch.nn.functional.scaled_dot_product_attention(
-                    query, key, value, is_causal=True
-                )
-        output.sum().backward()
-        synchronise(device)
-    except (ImportError, RuntimeError) as error:
-        return str(error).strip().splitlines()[0][:200] or type(error).__name__
+    with warnings.catch_warnings(record=True) as reasons:
+        warnings.simplefilter("always")
+        try:
+            output = _attend(name, query, key, value)
+            output.sum().backward()
+            synchronise(device)
+        except (ImportError, OSError, RuntimeError) as error:
+            said = [str(reason.message) for reason in reasons] + [str(error)]
+            first_lines = [text.strip().partition("\n")[0] for text in said if text.strip()]
+            return ("; ".join(first_lines) or type(error).__name__)[:1000]
     return ""
+
+
+def _attend(name: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Causal attention over (B, H, S, D) by the named kernel and no other."""
+    if name == "flash_attn":
+        from flash_attn import flash_attn_func  # type: ignore[import-not-found]
+
+        by_token = (tensor.transpose(1, 2) for tensor in (query, key, value))  # (B, S, H, D)
+        output: torch.Tensor = flash_attn_func(*by_token, causal=True)
+        return output
+    with sdpa_kernel(KERNELS[name]):
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)

@@ -5,48 +5,97 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from elite.profiler.v1 import profiler_pb2
 from services.common.errors import ErrorReason, ServiceError
+from services.profiler.probes.cgroup import read_memory
+
+logger = logging.getLogger("elite.profiler")
 
 Answer = TypeVar("Answer")
+
+# It exists where a GPU was given to this machine or container.
+CONTROL_DEVICE = Path("/dev/nvidiactl")
+
+# After one of these nothing the device says can be relied on. Other errors refuse one question.
+_BROKEN = (
+    "UNINITIALIZED", "DRIVER_NOT_LOADED", "IRQ_ISSUE", "GPU_IS_LOST", "RESET_REQUIRED",
+    "OPERATING_SYSTEM", "LIB_RM_VERSION_MISMATCH",
+)  # fmt: skip
 
 # CUDA cores of one multiprocessor by compute capability (CUDA C Programming Guide, table
 # "Arithmetic Instructions": 32-bit floating-point additions per clock). NVML counts cores only.
 _CORES_PER_MULTIPROCESSOR = {
-    (6, 0): 64, (6, 1): 128, (7, 0): 64, (7, 5): 64, (8, 0): 64, (8, 6): 128, (8, 7): 128,
-    (8, 9): 128, (9, 0): 128, (10, 0): 128, (10, 3): 128, (12, 0): 128, (12, 1): 128,
+    (5, 0): 128, (5, 2): 128, (6, 0): 64, (6, 1): 128, (7, 0): 64, (7, 2): 64, (7, 5): 64,
+    (8, 0): 64, (8, 6): 128, (8, 7): 128, (8, 9): 128, (9, 0): 128, (10, 0): 128,
+    (10, 3): 128, (11, 0): 128, (12, 0): 128, (12, 1): 128,
 }  # fmt: skip
 
 
 def read_gpus(nvml: Any) -> list[profiler_pb2.Device]:
     """All GPUs, a partitioned one as its instances. Empty when there is no driver.
 
-    A field the driver refuses is left out and named in `unavailable_fields`. Raises `ServiceError`
-    (DEVICE_ERROR) when there is a driver that cannot answer what a plan needs: name, uuid, memory.
-    To call the machine a CPU-only one then would be a lie.
+    A field the driver refuses is left out and named in `unavailable_fields`. Raises `ServiceError`:
+    DEVICE_ERROR when there is a driver that cannot answer what a plan needs (name, uuid, memory)
+    or a GPU is lost at any question; PRECONDITION_FAILED when all GPUs are in MIG mode without an
+    instance. To call the machine a CPU-only one then would be a lie.
     """
-    try:
-        nvml.nvmlInit()
-    except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):
+    if not _initialised(nvml):
         return []
-    except nvml.NVMLError as error:
-        raise _device_error("the driver cannot be initialised", error) from error
     try:
-        driver = str(nvml.nvmlSystemGetDriverVersion())
-        devices: list[profiler_pb2.Device] = []
-        for position in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(position)
-            devices += _instances(nvml, handle, driver) or [_read_gpu(nvml, handle, driver)]
+        devices = _read_all(nvml)
     except nvml.NVMLError as error:
         raise _device_error("a GPU does not answer", error) from error
     finally:
-        nvml.nvmlShutdown()
+        with suppress(nvml.NVMLError):  # it may be the very thing that is broken
+            nvml.nvmlShutdown()
     for index, device in enumerate(devices):
         device.index = index
     return devices
+
+
+def _initialised(nvml: Any) -> bool:
+    """False where there is no driver. Raises `ServiceError` when it is there and does not start."""
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        absent = (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded)
+        if isinstance(error, absent) and not CONTROL_DEVICE.exists():
+            return False
+        raise _device_error("the driver cannot be initialised", error) from error
+    return True
+
+
+def _read_all(nvml: Any) -> list[profiler_pb2.Device]:
+    driver = str(nvml.nvmlSystemGetDriverVersion())
+    devices: list[profiler_pb2.Device] = []
+    unusable: list[str] = []
+    for position in range(nvml.nvmlDeviceGetCount()):
+        handle = nvml.nvmlDeviceGetHandleByIndex(position)
+        if not _is_partitioned(nvml, handle):
+            devices.append(_read_gpu(nvml, handle, driver))
+        elif instances := _instances(nvml, handle, driver):
+            devices += instances
+        else:
+            unusable.append(str(nvml.nvmlDeviceGetUUID(handle)))
+    if unusable:
+        _report_without_instances(unusable, others=bool(devices))
+    return devices
+
+
+def _report_without_instances(uuids: list[str], *, others: bool) -> None:
+    """CUDA runs only on instances: such a GPU is left out, or is an error if it is all there is."""
+    message = f"{', '.join(uuids)} in MIG mode without an instance: nothing can run there"
+    if others:
+        logger.warning(message)
+        return
+    fix = "create instances (nvidia-smi mig -cgi ... -C) or switch MIG off (nvidia-smi -mig 0)"
+    raise ServiceError(ErrorReason.PRECONDITION_FAILED, f"{message}; {fix}")
 
 
 def _device_error(problem: str, error: Exception) -> ServiceError:
@@ -60,12 +109,18 @@ class _Reader:
     def __init__(self, nvml: Any, device: profiler_pb2.Device) -> None:
         self._nvml = nvml
         self._device = device
+        self._broken = {getattr(nvml, f"NVML_ERROR_{name}") for name in _BROKEN}
 
     def ask(self, field: str, question: Callable[..., Answer], *subject: Any) -> Answer | None:
-        """The driver's answer about `subject`, or None when it refuses this field."""
+        """The driver's answer about `subject`, or None when it refuses this field.
+
+        Raises the driver's error when it means that the GPU or the driver is broken.
+        """
         try:
             return question(*subject)
         except self._nvml.NVMLError as error:
+            if error.value in self._broken:
+                raise
             self._device.unavailable_fields.append(f"{field}: {error}")
             return None
 
@@ -83,16 +138,35 @@ def _read_gpu(nvml: Any, handle: Any, driver: str) -> profiler_pb2.Device:
 
 
 def _basics(nvml: Any, handle: Any, driver: str) -> profiler_pb2.Device:
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
-    return profiler_pb2.Device(
+    device = profiler_pb2.Device(
         kind=profiler_pb2.DEVICE_KIND_CUDA,
         name=str(nvml.nvmlDeviceGetName(handle)),
         uuid=str(nvml.nvmlDeviceGetUUID(handle)),
-        memory_total_bytes=memory.total,
-        memory_free_bytes=memory.free,
-        memory_reserved_bytes=memory.reserved,
         driver_version=driver,
     )
+    _read_memory(nvml, handle, device)
+    return device
+
+
+def _read_memory(nvml: Any, handle: Any, device: profiler_pb2.Device) -> None:
+    """GPUs without memory of their own (GB10, Jetson) answer "Not Supported": they use the host's.
+
+    Drivers before 510 know only the first version of the answer, which counts the reserve as used.
+    """
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
+        device.memory_reserved_bytes = memory.reserved
+    except nvml.NVMLError_NotSupported:
+        host = read_memory()
+        device.memory_is_host_memory = True
+        device.memory_total_bytes = host.total_bytes
+        device.memory_free_bytes = host.available_bytes
+        return
+    except (nvml.NVMLError_FunctionNotFound, nvml.NVMLError_ArgumentVersionMismatch) as error:
+        device.unavailable_fields.append(f"memory_reserved_bytes: {error}")
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    device.memory_total_bytes = memory.total
+    device.memory_free_bytes = memory.free
 
 
 def _read_capability(nvml: Any, handle: Any, device: profiler_pb2.Device, reader: _Reader) -> None:
@@ -140,13 +214,13 @@ def _read_power_and_clocks(
                 setattr(device.clocks, field, answer)
 
 
+def _is_partitioned(nvml: Any, handle: Any) -> bool:
+    mode = _Reader(nvml, profiler_pb2.Device()).ask("", nvml.nvmlDeviceGetMigMode, handle)
+    return mode is not None and mode[0] == nvml.NVML_DEVICE_MIG_ENABLE
+
+
 def _instances(nvml: Any, handle: Any, driver: str) -> list[profiler_pb2.Device]:
-    """The instances of a partitioned GPU; empty when it is not partitioned."""
-    try:
-        if not nvml.nvmlDeviceGetMigMode(handle)[0]:
-            return []
-    except nvml.NVMLError:
-        return []
+    """The instances of a partitioned GPU."""
     parent = str(nvml.nvmlDeviceGetUUID(handle))
     found = []
     for position in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):

@@ -14,16 +14,17 @@ from services.profiler.probes.cgroup import read_memory
 
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "lustre", "9p", "fuse.sshfs"}
 _IN_MEMORY = {"tmpfs", "ramfs"}
-_VIRTUAL = ("vd", "xvd")
+_VIRTUAL = ("vd", "xvd", "loop", "nbd", "rbd", "zram")
 
 
 def read_host(scratch: Path) -> profiler_pb2.Host:
     """Processor, memory and the disk `scratch` lies on. Raises `OSError`."""
     memory = read_memory()
+    logical = len(os.sched_getaffinity(0))
     return profiler_pb2.Host(
         cpu_name=cpu_name(),
-        physical_core_count=psutil.cpu_count(logical=False) or 0,
-        logical_core_count=len(os.sched_getaffinity(0)),
+        physical_core_count=min(psutil.cpu_count(logical=False) or logical, logical),
+        logical_core_count=logical,
         memory_total_bytes=memory.total_bytes,
         memory_available_bytes=memory.available_bytes,
         scratch_disk=read_disk(scratch),
@@ -92,7 +93,8 @@ def _mount(path: Path) -> tuple[str, str]:
     for line in Path("/proc/self/mounts").read_text().splitlines():
         source, point, filesystem = line.split()[:3]
         point = point.replace("\\040", " ")
-        if resolved.is_relative_to(point) and len(point) > best:
+        # A later mount on the same point hides the earlier one.
+        if resolved.is_relative_to(point) and len(point) >= best:
             best, found = len(point), (filesystem, source)
     return found
 
@@ -104,4 +106,7 @@ def _block_device(path: Path) -> str:
     if not entry.exists():
         return ""
     real = entry.resolve()
+    # LVM, LUKS and RAID: what counts is the disk they are built on.
+    while members := sorted((real / "slaves").glob("*")):
+        real = members[0].resolve()
     return real.parent.name if (real / "partition").exists() else real.name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import resource
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +20,10 @@ _PAGE_BYTES = 4096
 _CPU_RESERVE_FRACTION = 0.05
 
 
-# Writing every page of a large host takes a minute or more where a hypervisor backs memory on
-# first touch. A quick test writes this much and takes the kernel's word for the rest.
-_QUICK_CPU_BYTES = 2**30
+# Writing every page of a large host takes minutes where a hypervisor backs memory on first touch:
+# 0.3 GB/s, against 4 GB/s later. A test writes for this long and takes the kernel's word for the
+# rest, which by then it can compare with what it wrote.
+_CPU_SECONDS = {False: 20.0, True: 2.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +37,13 @@ class SafeMemory:
 def safe_memory(device: torch.device, fraction: float, quick: bool) -> SafeMemory:
     """Allocates and writes until refused, less one chunk of back-off.
 
-    `fraction` is the share of the free memory to reach for. On a CPU a quick test stops after
-    1 GiB and counts the rest as the kernel does.
+    `fraction` is the share of the free memory to reach for. On a CPU writing stops when its time
+    is up; what the kernel then still calls available, less the reserve, counts too.
     """
     if device.type == "cuda":
         reached = _grow_on_cuda(device, fraction)
         return SafeMemory(reached, reached)
-    goal = int(_cpu_goal_bytes() * fraction)
-    written = _grow_on_cpu(min(goal, _QUICK_CPU_BYTES) if quick else goal)
-    back_off = _chunk_bytes(goal)
-    is_cut_short = quick and goal > _QUICK_CPU_BYTES and written >= _QUICK_CPU_BYTES - back_off
-    return SafeMemory(goal - back_off if is_cut_short else written, written)
+    return _grow_on_cpu(int(_cpu_left_bytes() * fraction), _CPU_SECONDS[quick])
 
 
 def _grow_on_cuda(device: torch.device, fraction: float) -> int:
@@ -70,31 +69,43 @@ def _chunk_bytes(goal: int) -> int:
     return max(_SMALLEST_CHUNK_BYTES, chunk // _SMALLEST_CHUNK_BYTES * _SMALLEST_CHUNK_BYTES)
 
 
-def _cpu_goal_bytes() -> int:
-    """What is available, less the reserve."""
+def _cpu_left_bytes() -> int:
+    """What is available now, less the reserve."""
     memory = read_memory()
     return max(0, memory.available_bytes - int(memory.total_bytes * _CPU_RESERVE_FRACTION))
 
 
-def _grow_on_cpu(goal: int) -> int:
+def _grow_on_cpu(goal: int, seconds: float) -> SafeMemory:
     """Under a data limit of its own, so that refusal is an error here and not the kernel's
-    out-of-memory killer somewhere else."""
+    out-of-memory killer somewhere else. It also stops when others have taken what was left."""
     chunk = _chunk_bytes(goal)
+    deadline = time.monotonic() + seconds
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + goal, before[1]))
     held: list[mmap.mmap] = []
+    beyond = 0
     try:
-        while True:
-            held.append(mmap.mmap(-1, chunk, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-            held[-1].madvise(mmap.MADV_HUGEPAGE)  # 500 times fewer page faults
-            held[-1][::_PAGE_BYTES] = b"\1" * (chunk // _PAGE_BYTES)
-    except (OSError, MemoryError):
-        reached = len(held) * chunk
+        with suppress(OSError, MemoryError):
+            while (len(held) + 1) * chunk <= goal and (left := _cpu_left_bytes()) > chunk:
+                if time.monotonic() > deadline:
+                    beyond = min(left, goal - len(held) * chunk)
+                    break
+                held.append(_written_chunk(chunk))
+        written = len(held) * chunk
     finally:
         for mapping in held:
             mapping.close()
         resource.setrlimit(resource.RLIMIT_DATA, before)
-    return max(0, reached - chunk)
+    return SafeMemory(max(0, written + beyond - chunk), written)
+
+
+def _written_chunk(size: int) -> mmap.mmap:
+    """Private memory with every page written. Raises `OSError` or `MemoryError` when refused."""
+    chunk = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # kernels without huge pages
+        chunk.madvise(mmap.MADV_HUGEPAGE)  # 500 times fewer page faults
+    chunk[::_PAGE_BYTES] = b"\1" * (size // _PAGE_BYTES)
+    return chunk
 
 
 def _data_bytes() -> int:

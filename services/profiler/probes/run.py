@@ -9,7 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -34,6 +37,8 @@ class StressTest:
     def __init__(self, device: torch.device, fraction: float, quick: bool, scratch: Path) -> None:
         self._device, self._fraction, self._quick, self._scratch = device, fraction, quick, scratch
         self._repeats = _REPEATS[quick]
+        # Read before any library can have made a CUDA context.
+        self._free_at_start = _free_by_driver() if device.type == "cuda" else 0
 
     def probes(self, kernels_only: bool) -> list[tuple[str, Probe]]:
         """Names and probes."""
@@ -60,9 +65,9 @@ class StressTest:
     def _runtime_overhead(self, profile: profiler_pb2.NodeProfile) -> str:
         if self._device.type == "cpu":
             return "none: the CPU is the device"
-        free_before = _free_by_driver(self._device)
         torch.zeros(1, device=self._device)
-        overhead = max(0, free_before - torch.cuda.mem_get_info(self._device)[0])
+        taken = self._free_at_start - _free_by_driver()
+        overhead = max(0, taken - torch.cuda.memory_reserved(self._device))
         profile.devices[0].measurements.runtime_overhead_bytes = overhead
         return f"the CUDA context takes {overhead / 2**20:.0f} MiB"
 
@@ -130,7 +135,7 @@ class StressTest:
         return f"{', '.join(found)} GB/s{note}"
 
     def _disk(self, profile: profiler_pb2.NodeProfile) -> str:
-        size = _DISK_BYTES[self._quick]
+        size = min(_DISK_BYTES[self._quick], shutil.disk_usage(self._scratch).free // 4)
         write, read = interconnect.disk_bytes_per_second(self._scratch, size)
         profile.host.scratch_disk.write_bytes_per_second = write
         profile.host.scratch_disk.read_bytes_per_second = read
@@ -156,14 +161,16 @@ def _import_quietly(name: str) -> None:
         _ = module.AutoModelForCausalLM, module.LlamaForCausalLM, module.AutoTokenizer
 
 
-def _free_by_driver(device: torch.device) -> int:
-    """Free bytes before this process has a context: NVML does not need one."""
+def _free_by_driver() -> int:
+    """Free bytes of the one visible GPU or MIG instance: NVML needs no CUDA context to say."""
     import pynvml
 
     pynvml.nvmlInit()
-    uuid = str(torch.cuda.get_device_properties(device).uuid)
-    handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}")
-    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(os.environ["CUDA_VISIBLE_DEVICES"])
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def run_probes(
@@ -187,18 +194,31 @@ def run_probes(
 def main() -> None:
     """Runs the test the arguments ask for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--device", required=True, help="cpu, or cuda:INDEX")
+    parser.add_argument(
+        "--device", required=True, choices=("cpu", "cuda"),
+        help="cuda: the GPU or MIG instance whose uuid is CUDA_VISIBLE_DEVICES",
+    )  # fmt: skip
     parser.add_argument("--scratch", required=True, type=Path)
     parser.add_argument("--memory-fraction", type=float, default=1.0)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--kernels-only", action="store_true")
     arguments = parser.parse_args()
+    # Libraries that print to stdout must not break the stream of results.
+    results = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    _offer_to_the_out_of_memory_killer()
     device = torch.device(arguments.device)
     if device.type == "cpu":
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     test = StressTest(device, arguments.memory_fraction, arguments.quick, arguments.scratch)
     for found in run_probes(test.probes(arguments.kernels_only)):
-        print(json.dumps(found), flush=True)
+        print(json.dumps(found), file=results, flush=True)
+
+
+def _offer_to_the_out_of_memory_killer() -> None:
+    """Should the machine run out of memory after all, this process goes and no other."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 if __name__ == "__main__":

@@ -38,12 +38,9 @@ def package_version(name: str) -> str:
 def _torch_cuda_version() -> str:
     """`torch.version.cuda` without importing torch; empty for a CPU build."""
     try:
-        files = importlib.metadata.files("torch") or []
-    except importlib.metadata.PackageNotFoundError:
+        path = importlib.metadata.distribution("torch").locate_file("torch/version.py")
+        text = Path(str(path)).read_text()
+    except (importlib.metadata.PackageNotFoundError, OSError):
         return ""
-    for file in files:
-        if str(file) == "torch/version.py":
-            text = Path(file.locate()).read_text()
-            found = re.search(r"^cuda\b[^=]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
-            return found.group(1) if found else ""
-    return ""
+    found = re.search(r"^cuda\b[^=]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return found.group(1) if found else ""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,15 @@ class Stack:
     def living(self) -> list[int]:
         """Process ids of the stack, `elite up` itself left out."""
         return processes_with(STACK_VARIABLE, self.endpoints["stack_id"])
+
+    def commands(self) -> dict[int, str]:
+        """Command lines of the living processes by id."""
+        found = {}
+        for pid in self.living():
+            with suppress(OSError):  # it has just ended
+                line = Path(f"/proc/{pid}/cmdline").read_bytes()
+                found[pid] = line.replace(b"\0", b" ").decode()
+        return found
 
     def stop(self, how: signal.Signals) -> tuple[int, str]:
         """Sends the signal, waits for the end; exit status and stderr."""

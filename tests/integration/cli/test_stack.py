@@ -16,11 +16,7 @@ from tests.integration.cli.command_line import Elite, Stack, start_stack, wait_u
 
 def pid_of(stack: Stack, words: str) -> int:
     """The process of the stack with these words on its command line."""
-    for pid in stack.living():
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        if words in command:
-            return pid
-    pytest.fail(f"no process of the stack runs {words}")
+    return next(pid for pid, command in stack.commands().items() if words in command)
 
 
 def test_up_and_down(elite: Elite) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.cli.command_line import Stack, wait_until
+from tests.integration.cli.command_line import Elite, Stack, start_stack, wait_until
 
 TERMINAL = {"RUN_STATE_SUCCEEDED", "RUN_STATE_FAILED", "RUN_STATE_CANCELLED"}
 
@@ -34,6 +34,10 @@ def train(plan_file: Path, tiny_model: Path, corpus: Path) -> list[str]:
 
 def run_of(stack: Stack, run_id: str) -> Any:
     return stack.elite.json("runs", "show", run_id)["run"]
+
+
+def completed_steps(stack: Stack, run_id: str) -> int:
+    return int(run_of(stack, run_id).get("progress", {}).get("completedSteps", 0))
 
 
 def ended(stack: Stack, run_id: str) -> Any:
@@ -94,7 +98,7 @@ def test_ctrl_c_detaches_and_the_run_goes_on(stack: Stack, train: list[str]) -> 
 def test_cancel_and_resume(stack: Stack, train: list[str]) -> None:
     steps = ["--steps", "500", "--checkpoint-every", "1", "--detach"]
     run_id = stack.elite.json(*train, *steps)["run"]["runId"]
-    wait_until(lambda: int(run_of(stack, run_id).get("progress", {}).get("completedSteps", 0)) > 0)
+    wait_until(lambda: completed_steps(stack, run_id) > 0)
     assert "asked to stop" in stack.elite.run("runs", "cancel", run_id).stdout
     assert ended(stack, run_id)["state"] == "RUN_STATE_CANCELLED"
     assert stack.elite.run("runs", "watch", run_id, code=1).stdout.startswith("Run ")
@@ -137,3 +141,26 @@ def test_a_run_that_does_not_exist(stack: Stack) -> None:
     for command in ("show", "watch", "cancel", "resume"):
         done = stack.elite.run("runs", command, "no-such-run", code=2)
         assert "error: " in done.stderr
+
+
+def engine_is_running(stack: Stack) -> bool:
+    return any("services.trainer.engine" in command for command in stack.commands().values())
+
+
+def test_a_run_survives_its_stack_and_an_engine_does_not(train: list[str], tmp_path: Path) -> None:
+    elite = Elite(tmp_path / "state")
+    first = start_stack(elite)
+    run_id = elite.json(*train, "--steps", "500", "--checkpoint-every", "1", "--detach")
+    run_id = run_id["run"]["runId"]
+    wait_until(lambda: completed_steps(first, run_id) > 0)
+    status, errors = first.stop(signal.SIGTERM)  # in order: the engine saves a checkpoint
+    assert status == 0
+    assert "was killed" not in errors
+    assert first.living() == []
+
+    second = start_stack(elite)
+    wait_until(lambda: run_of(second, run_id)["state"] == "RUN_STATE_RUNNING")
+    wait_until(lambda: engine_is_running(second))
+    second.process.kill()
+    second.process.communicate()
+    wait_until(lambda: not second.living(), seconds=20)

@@ -30,7 +30,7 @@ class Recorder:
 
     def __init__(self, folder: Path) -> None:
         self.lines: list[str] = []
-        self.group = ProcessGroup(uuid.uuid4().hex, folder, folder, self.lines.append)
+        self.group = ProcessGroup(uuid.uuid4().hex, folder, self.lines.append)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ from elite_cli.stack.process import ProcessSpec
 from elite_cli.stack.process_group import ProcessGroup
 folder = Path({str(tmp_path)!r})
 specs = [ProcessSpec(str(i), (sys.executable, "-c", {SLEEP!r}), lambda: True) for i in range(2)]
-with ProcessGroup({stack_id!r}, folder, folder, print) as group:
+with ProcessGroup({stack_id!r}, folder, print) as group:
     group.start(specs)
     print("started", flush=True)
     time.sleep(600)
