@@ -71,7 +71,13 @@ def run_case(model: ModelShape, tier: Tier, name: str) -> Case:
     device = candidate.memory.device
     lines = {line: size for line, size in device.lines.items() if line != "optimizer"}
     return Case(
-        model.model_id, tier.tier, tier.tokens, name, sum(lines.values()), measured.peak_bytes, lines
+        model.model_id,
+        tier.tier,
+        tier.tokens,
+        name,
+        sum(lines.values()),
+        measured.peak_bytes,
+        lines,
     )
 
 

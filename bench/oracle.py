@@ -33,9 +33,7 @@ class Measurement:
     peak_bytes: int
 
 
-def measure_step(
-    config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool
-) -> Measurement:
+def measure_step(config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool) -> Measurement:
     """Peak of forward, loss and backward over one window, as the plan sets the engine up.
 
     The optimizer's states are not in it: their bytes are known (`optimizer-states`). The base

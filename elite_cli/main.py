@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -107,6 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
     from elite_cli import commands
 
     commands.register(app)
+    # Ends as Ctrl-C does: streams are cancelled, in-process services stop, sockets go.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app(args=global_options_first(sys.argv[1:] if arguments is None else arguments))
     except CliError as error:
@@ -115,6 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         return int(error.exit_code)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else ExitCode.FAILURE
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return ExitCode.OK
 
 

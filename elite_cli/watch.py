@@ -63,24 +63,31 @@ def get_run(trainer: ServiceClient, run_id: str) -> trainer_pb2.Run:
     return response.run
 
 
-def watch_run(trainer: ServiceClient, run_id: str, json: bool) -> trainer_pb2.Run:
-    """Shows a run until it ends, then its summary; gives its final record.
+def watch_or_detach(trainer: ServiceClient, run_id: str, json: bool) -> None:
+    """Watches a run until it ends; Ctrl-C detaches: the run goes on, the command exits with 130.
 
-    Ctrl-C detaches: the run goes on, and the command exits with 130. Raises `typer.Exit` with 1
-    when the run did not succeed.
+    Raises `typer.Exit` with 1 when the run did not succeed.
     """
     try:
-        if json:
-            for response in run_events(trainer, run_id):
-                print_json_line(response)
-        else:
-            _show_events(trainer, run_id)
-        run = get_run(trainer, run_id)
+        watch_run(trainer, run_id, json)
     except KeyboardInterrupt:
         note(f"\nDetached; run {run_id} goes on.")
         note(f"  watch it again: elite runs watch {run_id}")
         note(f"  cancel it:      elite runs cancel {run_id}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def watch_run(trainer: ServiceClient, run_id: str, json: bool) -> trainer_pb2.Run:
+    """Shows a run until it ends, then its summary; gives its final record.
+
+    Raises `typer.Exit` with 1 when the run did not succeed.
+    """
+    if json:
+        for response in run_events(trainer, run_id):
+            print_json_line(response)
+    else:
+        _show_events(trainer, run_id)
+    run = get_run(trainer, run_id)
     if not json:
         render_summary(output_console(), run)
     if run.state != trainer_pb2.RUN_STATE_SUCCEEDED:

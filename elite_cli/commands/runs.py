@@ -75,10 +75,10 @@ def watch(context: typer.Context, run_id: RunId, json: Json = False) -> None:
     Exits with 1 when the run did not succeed, and with 130 after Ctrl-C.
     """
     from elite_cli.connections import Connections
-    from elite_cli.watch import watch_run
+    from elite_cli.watch import watch_or_detach
 
     with Connections(context.obj) as connections:
-        watch_run(connections.trainer, run_id, json)
+        watch_or_detach(connections.trainer, run_id, json)
 
 
 @app.command()
@@ -115,7 +115,7 @@ def resume(
     from elite.trainer.v1 import trainer_pb2
     from elite_cli.connections import Connections
     from elite_cli.output import output_console, print_json, print_json_line
-    from elite_cli.watch import watch_run
+    from elite_cli.watch import watch_or_detach
 
     with Connections(context.obj) as connections:
         response = connections.trainer.call(
@@ -126,4 +126,4 @@ def resume(
         else:
             output_console().print(f"Run {run_id} is queued again.")
         if watch:
-            watch_run(connections.trainer, run_id, json)
+            watch_or_detach(connections.trainer, run_id, json)

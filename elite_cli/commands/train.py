@@ -86,9 +86,9 @@ def train(  # its options are the command's interface, hence the length
         response = create_run(trainer, run_spec(train_options, chosen, choice.folder), request_id)
         _announce(response.run.run_id, watch, json, response)
         if watch:
-            from elite_cli.watch import watch_run
+            from elite_cli.watch import watch_or_detach
 
-            watch_run(trainer, response.run.run_id, json)
+            watch_or_detach(trainer, response.run.run_id, json)
 
 
 def _refuse_contradictions(model: str, plan: Path | None, options: PlanOptions) -> None:

@@ -108,4 +108,5 @@ def _worker(
         celery_worker(valkey, hostname),
         {**environment, **settings},
         WORKER_STOP_SECONDS,
+        ", which lets a run save a checkpoint first (Ctrl-C again: at once)",
     )

@@ -26,6 +26,8 @@ class ProcessSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     # From SIGTERM to SIGKILL.
     stop_seconds: float = 15.0
+    # Said when it is asked to stop.
+    stop_note: str = ""
 
 
 class ManagedProcess:

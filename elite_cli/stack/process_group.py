@@ -84,8 +84,9 @@ class ProcessGroup:
 
     def _stop(self, process: ManagedProcess) -> None:
         name = process.spec.name
+        self._hurry = False  # Ctrl-C skips the wait for one process, not for all that follow
         if process.exit_status is None:
-            self._report(f"stopping {name}")
+            self._report(f"stopping {name}{process.spec.stop_note}")
         if not process.stop(lambda: self._hurry):
             self._report(f"{name} did not stop by itself and was killed")
 

@@ -40,12 +40,13 @@ def serve_locally(service: ServiceDefinition, settings: ServerSettings) -> Itera
 
     def run_loop() -> None:
         try:
-            loop.run_until_complete(run())
+            # Calls cut off by the stop still have cleaning up to do: the runner waits for it.
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(run())
         except BaseException as error:
             failure.append(error)
         finally:
             started.set()
-            loop.close()
 
     thread = threading.Thread(target=run_loop, name=f"local-{service.metrics_name}", daemon=True)
     thread.start()

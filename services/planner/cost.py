@@ -52,7 +52,7 @@ def step_cost(model: ModelShape, tier: Tier, chosen: OptimizationSet, machine: M
     matmul = matmul_rate(rates, dtype)
     lines = {
         "linear": linear_flops(model, tier, chosen) / matmul,
-        "attention": attention_flops(model, tier, chosen) / attention_rate(rates, dtype, tier),
+        "attention": attention_flops(model, tier, chosen) / attention_rate(rates, tier),
         "elementwise": elementwise_bytes(model, tier, chosen) / rates.memory_bandwidth,
         "loss": _loss_seconds(model, tier, rates, matmul),
         "dequantisation": _dequantised_bytes(model, chosen) / rates.memory_bandwidth,
@@ -67,18 +67,12 @@ def matmul_rate(rates: Rates, dtype: ComputeDtype) -> float:
     return rates.matmul_32bit if dtype is ComputeDtype.FLOAT32 else rates.matmul_16bit
 
 
-def attention_rate(rates: Rates, dtype: ComputeDtype, tier: Tier) -> float:
-    """Attention FLOP/s at the window's length.
+def attention_rate(rates: Rates, tier: Tier) -> float:
+    """Attention FLOP/s at the window's length: linear between the measured ones, constant outside.
 
-    Linear between the measured lengths and constant outside; in fp32 scaled as matrix products are.
+    fp32 is computed on CPUs only, whose flash kernel works in fp32 inside: as fast as in 16 bit.
     """
-    rate = _interpolate(rates.attention, tier.tokens)
-    if dtype is ComputeDtype.FLOAT32:
-        rate *= rates.matmul_32bit / rates.matmul_16bit
-    return rate
-
-
-def _interpolate(points: tuple[tuple[int, float], ...], tokens: int) -> float:
+    points, tokens = rates.attention, tier.tokens
     below = [point for point in points if point[0] <= tokens]
     above = [point for point in points if point[0] > tokens]
     if not below:
@@ -118,8 +112,9 @@ def elementwise_bytes(model: ModelShape, tier: Tier, chosen: OptimizationSet) ->
 def _forward_traffic(model: ModelShape, element: int) -> float:
     """Bytes per token and layer: adapters' sums, norms, rotary embedding, activation, residuals."""
     outputs = sum(linear.outputs for linear in model.linears)
-    # Scale (read, write) and add (read two, write one).
-    adapters = 5 * element * outputs
+    # Thin products: A reads the input, B writes the output; then scale and add (two and three).
+    inputs = sum(linear.inputs for linear in model.linears)
+    adapters = element * (inputs + 6 * outputs)
     # fp32: cast, square, mean, scale, cast back, weight; native: one kernel.
     native = model.architecture.norm is Norm.LAYER
     norm = (2 * element if native else 24 + 4 * element) * model.hidden_size

@@ -227,8 +227,7 @@ class _Sizes:
         elif chosen.layer_inputs_on_host:
             gradients = self._lora
         lines = self._with_keys(kept + self._tokens(working), self._kept_layers())
-        # A whole weight in the compute dtype, when the incoming gradient of one of the MLP's tensors
-        # is not made yet.
+        # A whole weight in the compute dtype, before one of the MLP's gradients is made.
         one_tensor = self._tokens(self._element * self._model.intermediate_size)
         buffers = lines["buffers"] + max(0, self._dequantised() - one_tensor)
         return lines | {"gradients": gradients, "buffers": buffers}

@@ -4,39 +4,35 @@ from __future__ import annotations
 
 from services.planner.gpus import GpuCard, gpu_cards
 from services.planner.ladder import Tier
-from services.planner.machine import DeviceKind, Machine
-from services.planner.memory import RunMemory
+from services.planner.machine import Machine
 from services.planner.models import ModelShape
 
-_GIGABYTE = 1e9
+ALLOW_LOSSY = ", or leave exact_only out, which allows NF4 weights"
 
 
-def remedy(
-    resource: str,
-    missing_bytes: int,
-    memory: RunMemory,
-    machine: Machine,
-    exact_only: bool,
-    headroom_fraction: float,
-) -> str:
-    """One sentence: how much more of what binds, and where it can be had."""
-    more = f"{missing_bytes / _GIGABYTE:.1f} GB more {resource}"
-    if resource == "GPU memory" and machine.device_kind is DeviceKind.CUDA:
-        card = smallest_card(memory.device.total_bytes, headroom_fraction)
-        more += f": a card like {card.gpu_id}" if card else ": more than any card in the table has"
-    elif resource == "GPU memory":
-        # On this device the budget is host memory.
-        more = f"{missing_bytes / _GIGABYTE:.1f} GB more host memory"
-    return f"{more}, or without exact_only, which allows NF4 weights" if exact_only else more
+def remedy_for_bytes(missing_bytes: float, what: str) -> str:
+    """How much more of what binds."""
+    return f"{missing_bytes / 1e9:.1f} GB more {what}"
 
 
-def smallest_card(device_bytes: int, headroom_fraction: float) -> GpuCard | None:
-    """The card with the least memory on which so many bytes fit."""
+def remedy_for_gpu(missing_bytes: float, safe_bytes: float) -> str:
+    """How much more GPU memory, and the smallest card that has `safe_bytes` for tensors."""
+    card = smallest_card(safe_bytes)
+    place = f"a card like {card.gpu_id}" if card else "more than any card in the table has"
+    return f"{remedy_for_bytes(missing_bytes, 'GPU memory')}: {place}"
+
+
+def remedy_for_time(step_seconds: float) -> str:
+    """What the caller may change about a step that takes too long."""
+    return f"allow {step_seconds:.3g} seconds a step, or choose a faster device"
+
+
+def smallest_card(safe_bytes: float) -> GpuCard | None:
+    """The card with the least memory that has so many bytes beside its context."""
     fitting = [
         card
         for card in gpu_cards().values()
-        if (card.visible_bytes - card.runtime_overhead_bytes) * (1 - headroom_fraction)
-        >= device_bytes
+        if card.visible_bytes - card.runtime_overhead_bytes >= safe_bytes
     ]
     return min(fitting, key=lambda card: card.visible_bytes, default=None)
 

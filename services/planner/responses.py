@@ -132,7 +132,7 @@ def budget_message(budget: Budget, machine: Machine) -> pb.Budget:
         headroom_fraction=budget.headroom_fraction,
         gpu_safe_bytes=budget.gpu_safe_bytes,
         host_safe_bytes=budget.host_safe_bytes,
-        gpu_memory_is_host_memory=machine.shared_memory,
+        gpu_memory_is_host_memory=budget.one_pool,
         device_name=machine.device_name,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -12,7 +12,14 @@ from services.planner.machine import Machine
 from services.planner.memory import RunMemory, run_memory
 from services.planner.models import ModelShape
 from services.planner.options import OptimizationSet, legal_sets
-from services.planner.remedies import remedy, remedy_for_kernel, remedy_for_window
+from services.planner.remedies import (
+    ALLOW_LOSSY,
+    remedy_for_bytes,
+    remedy_for_gpu,
+    remedy_for_kernel,
+    remedy_for_time,
+    remedy_for_window,
+)
 
 DEFAULT_HEADROOM = 0.12
 
@@ -41,7 +48,10 @@ class Constraints:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Safe memory, and what is left of it after the headroom."""
+    """Safe memory, and what is left of it after the headroom.
+
+    one_pool: device and host figures describe the same memory.
+    """
 
     gpu_bytes: int
     host_bytes: int
@@ -49,6 +59,7 @@ class Budget:
     headroom_fraction: float
     gpu_safe_bytes: int
     host_safe_bytes: int
+    one_pool: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +110,7 @@ def budget_for(machine: Machine, constraints: Constraints) -> Budget:
         headroom_fraction=constraints.headroom_fraction,
         gpu_safe_bytes=gpu_safe,
         host_safe_bytes=host_safe,
+        one_pool=machine.shared_memory,
     )
 
 
@@ -156,14 +168,26 @@ def judge(
         return Verdict(tier, candidate, Resource.SOFTWARE, 0, 0.0, text)
     if not shortfalls:
         return Verdict(tier, candidate, None, 0, 0.0, "")
+    return _refusal(candidate, shortfalls, constraints)
+
+
+def _refusal(
+    candidate: Candidate, shortfalls: Mapping[Resource, float], constraints: Constraints
+) -> Verdict:
+    """The verdict on the candidate that came nearest: what binds, by how much, what to do."""
     binding = max(shortfalls, key=lambda resource: shortfalls[resource])
     missing = shortfalls[binding]
     if binding is Resource.TIME:
-        text = f"allow {candidate.cost.seconds:.0f} seconds a step, or choose a faster device"
-        return Verdict(tier, candidate, binding, 0, missing, text)
-    text = remedy(binding.value, int(missing), candidate.memory, machine, constraints.exact_only,
-                  constraints.headroom_fraction)  # fmt: skip
-    return Verdict(tier, candidate, binding, int(missing), 0.0, text)
+        text = remedy_for_time(candidate.cost.seconds)
+        return Verdict(candidate.tier, candidate, binding, 0, missing, text)
+    if binding is Resource.GPU_MEMORY:
+        needed = candidate.memory.device.total_bytes / (1 - constraints.headroom_fraction)
+        text = remedy_for_gpu(missing, needed)
+    else:
+        text = remedy_for_bytes(missing, binding.value)
+    if constraints.exact_only:
+        text += ALLOW_LOSSY
+    return Verdict(candidate.tier, candidate, binding, int(missing), 0.0, text)
 
 
 def evaluate(tier: Tier, chosen: OptimizationSet, model: ModelShape, machine: Machine) -> Candidate:
@@ -176,10 +200,12 @@ def _shortfalls(
     candidate: Candidate, budget: Budget, constraints: Constraints
 ) -> dict[Resource, float]:
     memory = candidate.memory
-    needs = {
-        Resource.GPU_MEMORY: memory.device.total_bytes - budget.gpu_bytes,
-        Resource.HOST_MEMORY: memory.host.total_bytes - budget.host_bytes,
-    }
+    on_device = memory.device.total_bytes - budget.gpu_bytes
+    on_host = memory.host.total_bytes - budget.host_bytes
+    if budget.one_pool:
+        needs = {Resource.HOST_MEMORY: max(on_device, on_host)}
+    else:
+        needs = {Resource.GPU_MEMORY: on_device, Resource.HOST_MEMORY: on_host}
     if budget.disk_bytes:
         needs[Resource.DISK] = memory.disk.total_bytes - budget.disk_bytes
     missing: dict[Resource, float] = {name: value for name, value in needs.items() if value > 0}

@@ -24,8 +24,18 @@ _MEASURED = {
     "matmul_32bit_flops_per_second": "Achieved 32-bit matrix product rate.",
     "memory_bandwidth_bytes_per_second": "Achieved device memory bandwidth.",
     "host_to_device_pinned_bytes_per_second": "Achieved rate from pinned host memory.",
+    "host_to_device_pageable_bytes_per_second": "Achieved rate from pageable host memory.",
     "device_to_host_pinned_bytes_per_second": "Achieved rate to pinned host memory.",
+    "device_to_host_pageable_bytes_per_second": "Achieved rate to pageable host memory.",
+    "runtime_overhead_bytes": "What the runtime takes before the first tensor.",
 }
+_DISK = {
+    "total_bytes": "Size of the scratch disk.",
+    "free_bytes": "Free bytes on the scratch disk.",
+    "read_bytes_per_second": "Achieved sequential read rate of the scratch disk.",
+    "write_bytes_per_second": "Achieved sequential write rate of the scratch disk.",
+}
+_DEVICE_LABELS = ["index", "uuid", "name"]
 
 
 class ProfileCollector(Collector):
@@ -49,9 +59,12 @@ class ProfileCollector(Collector):
         yield _gauge("host_memory_bytes", "Host memory under its caps.", host.memory_total_bytes)
         available = host.memory_available_bytes
         yield _gauge("host_memory_available_bytes", "Host memory left.", available)
-        free = host.scratch_disk.free_bytes
-        yield _gauge("scratch_disk_free_bytes", "Free bytes on the scratch disk.", free)
+        for field, text in _DISK.items():
+            value = getattr(host.scratch_disk, field)
+            if value or field == "free_bytes":
+                yield _gauge(f"scratch_disk_{field}", text, value)
         yield from _device_gauges(profile)
+        yield _attention_gauge(profile)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -70,9 +83,29 @@ def _device_gauges(profile: profiler_pb2.NodeProfile) -> Iterator[GaugeMetricFam
 def _by_device(
     profile: profiler_pb2.NodeProfile, name: str, text: str, values: list[float]
 ) -> GaugeMetricFamily:
-    """One gauge with a sample per device; 0 stands for not known and is left out."""
-    family = GaugeMetricFamily(f"elite_profiler_{name}", text, labels=["index", "uuid", "name"])
+    """One gauge with a sample per device; 0 stands for not known and is left out.
+
+    Only free memory may be 0 and known.
+    """
+    family = GaugeMetricFamily(f"elite_profiler_{name}", text, labels=_DEVICE_LABELS)
     for device, value in zip(profile.devices, values, strict=True):
-        if value:
-            family.add_metric([str(device.index), device.uuid, device.name], value)
+        if value or name == "device_memory_free_bytes":
+            family.add_metric(_device_labels(device), value)
     return family
+
+
+def _attention_gauge(profile: profiler_pb2.NodeProfile) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "elite_profiler_device_attention_flops_per_second",
+        "Achieved rate of causal attention, forward and backward.",
+        labels=[*_DEVICE_LABELS, "sequence_tokens"],
+    )
+    for device in profile.devices:
+        for rate in device.measurements.attention_rates:
+            labels = [*_device_labels(device), str(rate.sequence_tokens)]
+            family.add_metric(labels, rate.flops_per_second)
+    return family
+
+
+def _device_labels(device: profiler_pb2.Device) -> list[str]:
+    return [str(device.index), device.uuid, device.name]

@@ -231,12 +231,12 @@ async def _run_child(arguments: list[str], visible_gpu: str) -> AsyncGenerator[P
     try:
         async for line in child.stdout:
             yield _parsed(line)
-        if await child.wait() != 0:
-            raise _probe_failed((await errors).decode(errors="replace"))
+        status = await child.wait()
+        if status != 0:
+            raise _probe_failed(status, (await errors).decode(errors="replace"))
     finally:
         _kill_group(child)
-        await child.wait()
-        errors.cancel()
+        await asyncio.gather(child.stdout.read(), errors, child.wait())  # closes the pipes
 
 
 def _parsed(line: bytes) -> ProbeResult:
@@ -247,11 +247,18 @@ def _parsed(line: bytes) -> ProbeResult:
     )
 
 
-def _probe_failed(errors: str) -> ServiceError:
+def _probe_failed(status: int, errors: str) -> ServiceError:
+    """Status is the child's: negative for the signal that killed it."""
     logger.error("a probe failed", extra={"stderr": errors[-_STDERR_TAIL_CHARACTERS:]})
-    last = errors.strip().splitlines()[-1] if errors.strip() else "it was killed"
-    fix = "is torch installed, and is there memory left?"
-    return ServiceError(ErrorReason.DEVICE_ERROR, f"the stress test ended early ({last}): {fix}")
+    if status == -signal.SIGKILL:
+        cause, fix = "killed by the kernel", "memory ran out: end other programs and try again"
+    elif status < 0:
+        cause, fix = f"killed by signal {-status}", "see the kernel's log (dmesg)"
+    else:
+        cause = (errors.strip().splitlines() or [f"status {status}"])[-1]
+        fix = "see the service's log"
+    message = f"the stress test ended early ({cause}): {fix}"
+    return ServiceError(ErrorReason.DEVICE_ERROR, message)
 
 
 def _kill_group(child: asyncio.subprocess.Process) -> None:

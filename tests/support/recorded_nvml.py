@@ -1,7 +1,9 @@
-"""NVML as it answered on real machines, replayed at the boundary of the `pynvml` module.
+"""NVML's answers for known cards, replayed at the boundary of the `pynvml` module.
 
-A recording maps each call to its answer, or to the NVML error it gave. Handles are names of
-recordings. Constants and exceptions are pynvml's own, so the code under test cannot tell.
+A recording maps each call to its answer, or to the NVML error it gives. The figures are those that
+published `nvidia-smi -q` listings show for these cards; the uuids are made up. Handles are the
+recordings themselves. Constants and exceptions are pynvml's own, so the code under test cannot
+tell.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ NO_DRIVER = refused(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
 NO_LIBRARY = refused(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 MISMATCH = refused(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
 NOT_FOUND = refused(pynvml.NVML_ERROR_NOT_FOUND)
+NO_FUNCTION = refused(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+UNKNOWN = refused(pynvml.NVML_ERROR_UNKNOWN)
 
 Recording = dict[str, Any]
 
@@ -100,13 +104,29 @@ H100_WITH_MIG = gpu(
     },
 )  # fmt: skip
 
-# A card that fell off the bus while it was being asked.
+# In MIG mode, and nobody has made an instance yet.
+H100_WITHOUT_INSTANCES = {**H100_WITH_MIG, "instances": {}}
+
+# Cards that fell off the bus while they were being asked: at the first question, in the middle,
+# and at the very question whether they are partitioned.
 LOST = {**RTX_3090, "nvmlDeviceGetMemoryInfo": IS_LOST}
-# One whose optional answers fail in the middle, while its memory can still be read.
-HALF_LOST = {
+LOST_MIDWAY = {**RTX_3090, "nvmlDeviceGetClockInfo": IS_LOST}
+LOST_AT_ONCE = {**RTX_3090, "nvmlDeviceGetMigMode": IS_LOST}
+# One that refuses some answers, while the rest can still be read.
+RELUCTANT = {
     **RTX_3090,
-    "nvmlDeviceGetClockInfo": IS_LOST,
-    "nvmlDeviceGetEnforcedPowerLimit": IS_LOST,
+    "nvmlDeviceGetClockInfo": UNKNOWN,
+    "nvmlDeviceGetEnforcedPowerLimit": NOT_SUPPORTED,
+}
+# A driver before 510, without the second version of the memory answer.
+OLD_DRIVER = {**RTX_3090, "nvmlDeviceGetMemoryInfo_v2": NO_FUNCTION}
+# A GPU that shares the host's memory.
+GB10 = {
+    **RTX_3090,
+    "nvmlDeviceGetName": "NVIDIA GB10",
+    "nvmlDeviceGetMemoryInfo": NOT_SUPPORTED,
+    "nvmlDeviceGetCudaComputeCapability": (12, 1),
+    "nvmlDeviceGetNumGpuCores": 6144,
 }
 
 
@@ -114,7 +134,7 @@ class RecordedNvml:
     """Stands in for the module `pynvml`."""
 
     def __init__(self, *gpus: Recording, init: pynvml.NVMLError | None = None) -> None:
-        self._gpus = gpus
+        self.gpus = gpus
         self._init = init
         self.open_count = 0
 
@@ -135,15 +155,20 @@ class RecordedNvml:
         return "570.86.15"
 
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return len(self._gpus)
+        return len(self.gpus)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> Recording:  # noqa: N802
-        return self._gpus[index]
+        return self.gpus[index]
 
     def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: Recording, index: int) -> Recording:  # noqa: N802
         if index not in handle["instances"]:
             raise NOT_FOUND
         return handle["instances"][index]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Recording, version: int | None = None) -> Any:  # noqa: N802
+        if version is not None and "nvmlDeviceGetMemoryInfo_v2" in handle:
+            return _answer(handle, "nvmlDeviceGetMemoryInfo_v2")
+        return _answer(handle, "nvmlDeviceGetMemoryInfo")
 
     def nvmlDeviceGetClockInfo(self, handle: Recording, kind: int) -> int:  # noqa: N802
         return _clock(_answer(handle, "nvmlDeviceGetClockInfo"), kind)

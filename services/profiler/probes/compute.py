@@ -25,6 +25,7 @@ KERNELS = {
     "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION,
     "sdpa_math": SDPBackend.MATH,
 }
+_CUDA_ONLY = ("sdpa_efficient", "sdpa_cudnn")
 
 
 def sixteen_bit_dtype(device: torch.device) -> torch.dtype:
@@ -95,6 +96,8 @@ def kernel_refusal(name: str, device: torch.device, dtype: torch.dtype) -> str:
 
     torch gives its reasons as warnings and then an error that says nothing.
     """
+    if device.type == "cpu" and name in _CUDA_ONLY:
+        return "torch has this kernel for CUDA only"
     query, key, value = (
         torch.randn(1, 4, 128, 64, device=device, dtype=dtype, requires_grad=True) for _ in range(3)
     )

@@ -82,11 +82,21 @@ def causal_attention(
             f"{type(module).__name__} needs {what}, which the fused attention kernels do not have",
             "choose another model",
         )
+    group_size = query_bhsd.shape[1] // key_bgsd.shape[1]
+    if group_size > 1 and not kernels_group_heads():
+        key_bgsd = key_bgsd.repeat_interleave(group_size, dim=1)
+        value_bgsd = value_bgsd.repeat_interleave(group_size, dim=1)
+        group_size = 1
     output = torch.nn.functional.scaled_dot_product_attention(
-        query_bhsd, key_bgsd, value_bgsd, is_causal=True, scale=scaling,
-        enable_gqa=query_bhsd.shape[1] != key_bgsd.shape[1],
-    )  # fmt: skip
+        query_bhsd, key_bgsd, value_bgsd, is_causal=True, scale=scaling, enable_gqa=group_size > 1
+    )
     return output.transpose(1, 2).contiguous(), None
+
+
+def kernels_group_heads() -> bool:
+    """Whether KV heads may be fewer than query heads; the memory-efficient kernel wants as many."""
+    cuda = torch.backends.cuda
+    return bool(cuda.flash_sdp_enabled() or cuda.cudnn_sdp_enabled() or cuda.math_sdp_enabled())
 
 
 def causal_mask(

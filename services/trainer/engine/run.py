@@ -22,8 +22,7 @@ from services.trainer.engine.devices import (
 )
 from services.trainer.engine.durable import replace_folder
 from services.trainer.engine.events import EventEmitter
-from services.trainer.engine.executors import Executor
-from services.trainer.engine.executors.resident import ResidentExecutor
+from services.trainer.engine.executors import Executor, make_executor
 from services.trainer.engine.failures import INTERNAL, EngineError, StopRequested
 from services.trainer.engine.memory_tracking import MemoryTracker, host_peak_bytes, memory_tracker
 from services.trainer.engine.models import DTYPES, find_model, load_model, load_tokenizer
@@ -123,7 +122,7 @@ def _load_model(run: Run, location: str, device: torch.device) -> Loaded:
         applied=applied.steps,
     )
     run.events.emit(model_loaded=event)
-    return Loaded(applied.model, ResidentExecutor(model, plan), tracker, device)
+    return Loaded(applied.model, make_executor(model, plan), tracker, device)
 
 
 def _train(run: Run, loaded: Loaded, dataset: Dataset, checkpoints: CheckpointStore) -> None:

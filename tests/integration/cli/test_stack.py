@@ -32,7 +32,7 @@ def test_up_and_down(elite: Elite) -> None:
     status, errors = stack.stop(signal.SIGINT)
     assert status == 0
     order = [line for line in errors.splitlines() if line.startswith("stopping")]
-    assert order[0] == "stopping worker"
+    assert order[0].startswith("stopping worker, ")
     assert order[-1] == "stopping valkey"
     assert stack.living() == []
     assert not file.exists()

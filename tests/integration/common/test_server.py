@@ -67,8 +67,8 @@ class Planner(planner_pb2_grpc.PlannerServiceServicer):
         """Runs until released."""
         self.running.release()
         try:
-            while not self.release.is_set():
-                await asyncio.sleep(0.01)  # noqa: ASYNC110 - released from another thread
+            while not self.release.is_set():  # noqa: ASYNC110 - set by another thread
+                await asyncio.sleep(0.01)
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
@@ -403,6 +403,15 @@ def test_a_taken_port_is_named() -> None:
             serve_locally(Planner().definition(), settings(address)),
         ):
             pass
+
+
+def test_two_servers_never_share_a_port(address: str) -> None:
+    """With SO_REUSEPORT the kernel would deal the calls out between them."""
+    with (
+        pytest.raises(OSError, match=address),
+        serve_locally(Planner().definition(), settings(address)),
+    ):
+        pass
 
 
 def test_a_unix_socket(tmp_path: Path) -> None:

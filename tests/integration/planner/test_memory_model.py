@@ -21,4 +21,4 @@ def test_a_step_of_the_engine_takes_what_was_predicted(model_id: str, set_name: 
     from services.planner.models import model_by_id
 
     case = run_case(model_by_id(model_id), load_ladder()[0], set_name)
-    assert -0.001 <= case.error <= 0.01, f"predicted {case.error:+.2%}"
+    assert -0.002 <= case.error <= 0.01, f"predicted {case.error:+.2%}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +16,11 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from elite.profiler.v1 import profiler_pb2, profiler_pb2_grpc
 from services.common.local import serve_locally
-from services.profiler.servicer import profiler_service
+from services.profiler.servicer import FULL_NAME, profiler_service
 from services.profiler.settings import ProfilerSettings
 
 
@@ -68,6 +72,11 @@ def starts_again(
         return False
     finally:
         stream.cancel()
+
+
+def health_of(channel: grpc.Channel, service: str) -> int:
+    request = health_pb2.HealthCheckRequest(service=service)
+    return health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status
 
 
 def get_profile(stub: profiler_pb2_grpc.ProfilerServiceStub) -> profiler_pb2.NodeProfile:
@@ -144,6 +153,73 @@ def test_one_test_at_a_time_and_leaving_ends_the_child(
     assert wait_until(lambda: not probes_running())
 
 
+def test_nothing_is_left_on_the_disk_by_a_test_that_is_cut_off(
+    profiler: profiler_pb2_grpc.ProfilerServiceStub, settings: ProfilerSettings
+) -> None:
+    request = profiler_pb2.RunStressTestRequest(memory_fraction=0.02, quick=True)
+    stream = profiler.RunStressTest(request, timeout=120)
+    while next(stream).probe != "transfers":
+        pass
+    stream.cancel()  # in the middle of the disk probe
+    assert wait_until(lambda: not probes_running())
+    assert list((settings.state_directory / "scratch").iterdir()) == []
+    assert not list(settings.state_directory.glob("measurements/*"))
+
+
+def test_kernels_are_probed_in_the_background_and_a_test_waits_for_them(tmp_path: Path) -> None:
+    settings = ProfilerSettings(
+        address="127.0.0.1:0", state_directory=tmp_path, kernel_probe_delay_seconds=0
+    )
+    with (
+        serve_locally(profiler_service(settings), settings) as served,
+        grpc.insecure_channel(served) as channel,
+    ):
+        stub = profiler_pb2_grpc.ProfilerServiceStub(channel)
+        assert wait_until(probes_running), "no probe was started"
+        request = profiler_pb2.RunStressTestRequest(memory_fraction=0.02, quick=True)
+        stream = stub.RunStressTest(request, timeout=120)
+        assert next(stream).completed_probes == 1  # and not BUSY
+        kernels = get_profile(stub).software.attention_kernels
+        stream.cancel()
+    works = {kernel.name for kernel in kernels if kernel.status == 1}
+    refused = {kernel.name: kernel.detail for kernel in kernels if kernel.status == 2}
+    assert "sdpa_math" in works
+    assert works.isdisjoint(refused)
+    assert all(refused.values())
+    assert wait_until(lambda: not probes_running()), "a probe outlived the service"
+
+
+def test_stopping_ends_the_background_probe(tmp_path: Path) -> None:
+    settings = ProfilerSettings(
+        address="127.0.0.1:0", state_directory=tmp_path, kernel_probe_delay_seconds=0
+    )
+    with serve_locally(profiler_service(settings), settings):
+        assert wait_until(probes_running)
+    assert not probes_running()
+
+
+def test_health_follows_the_scratch_directory(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    settings = ProfilerSettings(
+        address="127.0.0.1:0",
+        state_directory=tmp_path,
+        scratch_directory=scratch,
+        kernel_probe_delay_seconds=0,
+    )
+    serving = health_pb2.HealthCheckResponse.SERVING
+    not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
+    with (
+        serve_locally(profiler_service(settings), settings) as served,
+        grpc.insecure_channel(served) as channel,
+    ):
+        assert health_of(channel, FULL_NAME) == serving
+        scratch.rmdir()
+        assert wait_until(lambda: health_of(channel, FULL_NAME) == not_serving)
+        scratch.mkdir()
+        assert wait_until(lambda: health_of(channel, FULL_NAME) == serving)
+
+
 def test_capacity_is_watched_at_the_interval(
     profiler: profiler_pb2_grpc.ProfilerServiceStub,
 ) -> None:
@@ -161,7 +237,10 @@ def test_capacity_is_watched_at_the_interval(
 
 def test_unusable_scratch_directory_names_the_setting(tmp_path: Path) -> None:
     settings = ProfilerSettings(
-        address="127.0.0.1:0", state_directory=tmp_path, scratch_directory=tmp_path / "absent"
+        address="127.0.0.1:0",
+        state_directory=tmp_path,
+        scratch_directory=tmp_path / "absent",
+        kernel_probe_delay_seconds=0,  # the background probe meets the same error
     )
     with (
         serve_locally(profiler_service(settings), settings) as served,
@@ -187,3 +266,48 @@ def test_a_foreign_client_needs_no_stubs(address: str) -> None:
         [grpcurl, "-plaintext", address, "list"], capture_output=True, text=True, timeout=30
     )
     assert "elite.profiler.v1.ProfilerService" in listing.stdout.split()
+    described = subprocess.run(
+        [grpcurl, "-plaintext", address, "describe", "elite.profiler.v1.ProfilerService"],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert "stream .elite.profiler.v1.RunStressTestResponse" in described.stdout
+
+
+def test_the_process_serves_metrics_and_leaves_no_child(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        metrics = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {
+        **os.environ,
+        "ELITE_PROFILER_ADDRESS": f"unix:{tmp_path}/profiler.sock",
+        "ELITE_PROFILER_METRICS_ADDRESS": metrics,
+        "ELITE_PROFILER_STATE_DIRECTORY": str(tmp_path),
+        "ELITE_PROFILER_KERNEL_PROBE_DELAY_SECONDS": "0",
+    }
+    command = [sys.executable, "-m", "services.profiler"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert wait_until(probes_running, seconds=30)
+            with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as answer:
+                text = answer.read().decode()
+            process.terminate()
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+    assert "elite_profiler_device_memory_free_bytes{" in text
+    assert "elite_profiler_host_memory_available_bytes " in text
+    assert not probes_running()
+
+
+def test_a_killed_probe_is_an_error_that_says_so(
+    profiler: profiler_pb2_grpc.ProfilerServiceStub,
+) -> None:
+    request = profiler_pb2.RunStressTestRequest(memory_fraction=0.02, quick=True)
+    stream = profiler.RunStressTest(request, timeout=120)
+    next(stream)
+    (child,) = probes_running()
+    child.kill()
+    with pytest.raises(grpc.RpcError) as failed:
+        list(stream)
+    assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "memory ran out" in failed.value.details()

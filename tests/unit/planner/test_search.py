@@ -89,6 +89,17 @@ def test_a_refusal_names_what_binds_and_by_how_much(
         assert verdict.shortfall_bytes > 0
 
 
+def test_in_one_pool_host_memory_binds_whatever_is_missing() -> None:
+    device = machine(2 * GIBIBYTE, 64 * GIBIBYTE, on_cpu=True)
+    verdict = plan(LADDER, model_by_id("phi-2"), device, Constraints()).verdicts[5]
+    assert verdict.binding is Resource.HOST_MEMORY
+    assert verdict.candidate is not None
+    assert verdict.candidate.memory.device.total_bytes == verdict.shortfall_bytes + int(
+        2 * GIBIBYTE * 0.88
+    )
+    assert verdict.remedy.endswith("more host memory")
+
+
 def test_the_shortfall_is_exactly_what_is_missing() -> None:
     small = search("phi-2", gpu_bytes=4 * GIBIBYTE).verdicts[3]
     assert small.binding is Resource.GPU_MEMORY

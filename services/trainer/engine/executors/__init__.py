@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+
+from elite.planner.v1 import planner_pb2
+from services.trainer.engine.executors.resident import ResidentExecutor
+from services.trainer.engine.failures import INTERNAL, EngineError
 
 
 class Executor(Protocol):
@@ -17,3 +21,15 @@ class Executor(Protocol):
     def evaluate(self, window_bs: torch.Tensor) -> float:
         """Loss of a window, without gradients."""
         ...
+
+
+def make_executor(model: Any, plan: planner_pb2.Plan) -> Executor:
+    """The executor the plan names, for the Hugging Face model that `apply_plan` has changed.
+
+    Raises `EngineError` for one this engine does not know.
+    """
+    if plan.execution.executor == planner_pb2.EXECUTOR_RESIDENT:
+        return ResidentExecutor(model, plan)
+    raise EngineError(
+        INTERNAL, f"plan.execution.executor is {plan.execution.executor}", "plan again"
+    )

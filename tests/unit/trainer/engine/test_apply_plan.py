@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from elite.planner.v1 import planner_pb2
+from services.trainer.engine import attention
 from services.trainer.engine.adapters import trainable_parameters
 from services.trainer.engine.apply_plan import AppliedPlan, apply_plan
 from services.trainer.engine.attention import ATTENTION_NAME, register_attention
+from services.trainer.engine.executors import make_executor
 from services.trainer.engine.executors.resident import ResidentExecutor
 from services.trainer.engine.failures import EngineError
 from services.trainer.engine.models import DTYPES
@@ -142,3 +144,21 @@ def test_logits_the_loss_does_not_know_are_refused_by_name() -> None:
     head.register_forward_hook(lambda _module, _inputs, logits: logits * 1.5)
     with pytest.raises(EngineError, match="llama makes its logits in a way"):
         apply_plan(model, a_plan(tiny_config(), LLAMA_LINEARS), CPU, seed=1)
+
+
+def test_heads_are_repeated_for_the_kernel_that_cannot_group_them(monkeypatch) -> None:
+    with attention.attention_kernel("sdpa_efficient"):
+        assert not attention.kernels_group_heads()
+    with attention.attention_kernel("sdpa_flash"):
+        assert attention.kernels_group_heads()
+    query, key, value = (torch.randn(1, heads, 8, 8) for heads in (4, 2, 2))
+    grouped, _ = attention.causal_attention(torch.nn.Module(), query, key, value, None)
+    monkeypatch.setattr(attention, "kernels_group_heads", lambda: False)
+    repeated, _ = attention.causal_attention(torch.nn.Module(), query, key, value, None)
+    torch.testing.assert_close(repeated, grouped)
+
+
+def test_an_unknown_executor_is_refused() -> None:
+    plan = a_plan(tiny_config(), LLAMA_LINEARS, executor=planner_pb2.EXECUTOR_UNSPECIFIED)
+    with pytest.raises(EngineError, match="executor is 0"):
+        make_executor(prepared(), plan)

@@ -1,1 +1,0 @@
-"""What one decoder layer keeps alive, moment by moment, derived without torch."""
