@@ -31,6 +31,7 @@ from services.profiler.store import MeasurementStore
 logger = logging.getLogger("elite.profiler")
 
 _STDERR_TAIL_CHARACTERS = 2000
+_CLEARING_UP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,10 @@ class Profiler:
             with suppress(self._nvml.NVMLError):  # it may be the very thing that is broken
                 self._nvml.nvmlShutdown()
 
-    def close(self) -> None:
-        """Lets the driver go."""
+    async def close(self) -> None:
+        """Waits until a test that was cut off has cleared up, then lets the driver go."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._measuring.acquire(), _CLEARING_UP_SECONDS)
         with self._driver_lock:
             self._release_driver()
 

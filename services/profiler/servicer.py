@@ -86,7 +86,7 @@ def profiler_service(settings: ProfilerSettings) -> ServiceDefinition:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        await asyncio.to_thread(profiler.close)
+        await profiler.close()
 
     return ServiceDefinition(
         full_name=FULL_NAME,

@@ -22,13 +22,13 @@ async def stress(subject: Profiler) -> None:
         pass
 
 
-def test_driver_stays_open_between_snapshots_and_is_let_go(tmp_path: Path) -> None:
+async def test_driver_stays_open_between_snapshots_and_is_let_go(tmp_path: Path) -> None:
     nvml = recorded.RecordedNvml(recorded.RTX_3090)
     subject = profiler(tmp_path, nvml)
     assert subject.snapshot().devices[0].uuid == "GPU-90aa"
     subject.snapshot()
     assert nvml.open_count == 1
-    subject.close()
+    await subject.close()
     assert nvml.open_count == 0
 
 
