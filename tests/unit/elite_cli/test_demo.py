@@ -19,7 +19,7 @@ from elite_cli.endpoints import LOCK_FILE, hold_stack_lock
 from elite_cli.errors import CliError
 
 
-@pytest.mark.parametrize("step_seconds", [0.0, 0.1, 20.0, 40.0, 48.0])
+@pytest.mark.parametrize("step_seconds", [0.0, 0.1, 20.0, 40.0, 53.0])
 def test_the_steps_fit_into_the_time(step_seconds: float) -> None:
     steps = train_options(planner_pb2.Plan(step_seconds=step_seconds)).steps
     assert FEWEST_STEPS <= steps <= MOST_STEPS
