@@ -112,8 +112,9 @@ def _text_of(event: trainer_pb2.RunEvent) -> str:
         return _model_text(event.model_loaded)
     if kind == "evaluated":
         when = "before training" if event.evaluated.before_training else "after training"
-        windows = event.evaluated.window_count
-        return f"held-out loss {when}: {event.evaluated.loss:.4f} ({windows} windows)"
+        count = event.evaluated.window_count
+        windows = f"{count} window" + ("" if count == 1 else "s")
+        return f"held-out loss {when}: {event.evaluated.loss:.4f} ({windows})"
     if kind == "checkpoint_saved":
         size = format_bytes(event.checkpoint_saved.bytes)
         return f"checkpoint at step {event.checkpoint_saved.step} ({size})"
