@@ -76,6 +76,38 @@ StateDirectory = Annotated[
     ),
 ]
 
+# What `elite train` takes besides.
+Data = Annotated[str, typer.Option(help="Folder of source files, on the trainer's machine.")]
+Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
+PlanFile = Annotated[
+    Path | None, typer.Option(help="Use this plan, made with `elite plan --json`.")
+]
+LearningRate = Annotated[float | None, typer.Option(help="Peak. Default: 2e-4.")]
+WarmupSteps = Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")]
+Include = Annotated[
+    list[str] | None, typer.Option(help="File name pattern to take, as in '*.py'; repeat it.")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(help="Path pattern to leave out, as in 'test/*'; repeat it.")
+]
+HeldOut = Annotated[
+    float | None, typer.Option(help="Share of files kept for evaluation. Default: 0.05.")
+]
+EvaluationWindows = Annotated[
+    int | None, typer.Option(min=0, help="Held-out windows evaluated. Default: 4.")
+]
+CheckpointEvery = Annotated[
+    int, typer.Option(min=0, help="Steps between checkpoints; 0: one at the end.")
+]
+Seed = Annotated[int, typer.Option(min=0)]
+Name = Annotated[str, typer.Option(help="A name for people.")]
+RequestId = Annotated[
+    str, typer.Option(help="The same id gives the same run, however often it is sent.")
+]
+Watch = Annotated[
+    bool, typer.Option("--watch/--detach", help="Follow the run, or leave it to the worker.")
+]
+
 # Where a request field comes from, for the hint under an error.
 OPTION_OF_FIELD = {
     "model": "--model",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,37 +19,21 @@ if TYPE_CHECKING:
 
 def train(  # its options are the command's interface, hence the length
     context: typer.Context,
-    data: Annotated[str, typer.Option(help="Folder of source files, on the trainer's machine.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")],
+    data: o.Data,
+    steps: o.Steps,
     model: o.Model = "",
-    plan: Annotated[
-        Path | None, typer.Option(help="Use this plan, made with `elite plan --json`.")
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak. Default: 2e-4.")] = None,
-    warmup_steps: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 0,
-    include: Annotated[
-        list[str] | None, typer.Option(help="File name pattern to take, as in '*.py'; repeat it.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Path pattern to leave out, as in 'test/*'; repeat it.")
-    ] = None,
-    held_out: Annotated[
-        float | None, typer.Option(help="Share of files kept for evaluation. Default: 0.05.")
-    ] = None,
-    evaluation_windows: Annotated[
-        int | None, typer.Option(min=0, help="Held-out windows evaluated. Default: 4.")
-    ] = None,
-    checkpoint_every: Annotated[
-        int, typer.Option(min=0, help="Steps between checkpoints; 0: one at the end.")
-    ] = 0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    name: Annotated[str, typer.Option(help="A name for people.")] = "",
-    request_id: Annotated[
-        str, typer.Option(help="The same id gives the same run, however often it is sent.")
-    ] = "",
-    watch: Annotated[
-        bool, typer.Option("--watch/--detach", help="Follow the run, or leave it to the worker.")
-    ] = True,
+    plan: o.PlanFile = None,
+    learning_rate: o.LearningRate = None,
+    warmup_steps: o.WarmupSteps = 0,
+    include: o.Include = None,
+    exclude: o.Exclude = None,
+    held_out: o.HeldOut = None,
+    evaluation_windows: o.EvaluationWindows = None,
+    checkpoint_every: o.CheckpointEvery = 0,
+    seed: o.Seed = 0,
+    name: o.Name = "",
+    request_id: o.RequestId = "",
+    watch: o.Watch = True,
     gpu: o.Gpu = "",
     host_ram: o.HostRam = "",
     disk: o.DiskSize = "",
