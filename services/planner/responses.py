@@ -78,9 +78,9 @@ def _execution(chosen: OptimizationSet, loss_tile_rows: int) -> pb.Execution:
         checkpoint_policy=pb.CHECKPOINT_POLICY_EVERY_LAYER
         if chosen.checkpointing
         else pb.CHECKPOINT_POLICY_NONE,
-        layer_input_placement=pb.PLACEMENT_HOST
-        if chosen.layer_inputs_on_host
-        else pb.PLACEMENT_DEVICE,
+        layer_inputs=pb.Store(
+            placement=pb.PLACEMENT_HOST if chosen.layer_inputs_on_host else pb.PLACEMENT_DEVICE
+        ),
         loss_tile_rows=loss_tile_rows,
         optimizer=pb.OPTIMIZER_KIND_ADAMW_8BIT if chosen.adamw_8bit else pb.OPTIMIZER_KIND_ADAMW,
         attention_kernel=chosen.attention_kernel,

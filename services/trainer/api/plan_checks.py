@@ -51,9 +51,9 @@ def _model(spec: trainer_pb2.RunSpec) -> Iterator[FieldViolation]:
 
 def _execution(plan: planner_pb2.Plan) -> Iterator[FieldViolation]:
     execution = plan.execution
-    if execution.layer_input_placement != planner_pb2.PLACEMENT_HOST:
+    if execution.layer_inputs.placement != planner_pb2.PLACEMENT_HOST:
         return
-    field = "spec.plan.execution.layer_input_placement"
+    field = "spec.plan.execution.layer_inputs.placement"
     if execution.checkpoint_policy != planner_pb2.CHECKPOINT_POLICY_EVERY_LAYER:
         problem = "is PLACEMENT_HOST without CHECKPOINT_POLICY_EVERY_LAYER"
         yield FieldViolation(field, problem, _TAKE_THE_PLAN)

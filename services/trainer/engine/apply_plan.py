@@ -56,9 +56,9 @@ def apply_plan(model: Any, plan: planner_pb2.Plan, device: torch.device, seed: i
 
     # 5. What is kept for backward. Last, because it wraps the layers' forward.
     if execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_EVERY_LAYER:
-        on_host = execution.layer_input_placement == planner_pb2.PLACEMENT_HOST
+        on_host = execution.layer_inputs.placement == planner_pb2.PLACEMENT_HOST
         if on_host and device.type != "cuda":
-            problem = "plan.execution.layer_input_placement is HOST, but the device is the host"
+            problem = "plan.execution.layer_inputs.placement is HOST, but the device is the host"
             raise EngineError(BAD_MODEL, problem, "plan for this machine's profile")
         for layer in decoder_layers(model):
             recompute_in_backward(layer, keep_input_on_host=on_host)

@@ -119,7 +119,7 @@ def test_a_cpu_is_one_pool(planner: Stub) -> None:
     assert response.budget.gpu_memory_is_host_memory
     chosen = response.chosen
     assert chosen.device_kind == profiler_pb2.DEVICE_KIND_CPU
-    assert chosen.execution.layer_input_placement == pb.PLACEMENT_DEVICE
+    assert chosen.execution.layer_inputs.placement == pb.PLACEMENT_DEVICE
     overhead = measured_profile().host.process_overhead_bytes
     assert chosen.host_memory.total_bytes == chosen.gpu_memory.total_bytes + overhead
 

@@ -167,15 +167,15 @@ def heads_that_do_not_divide(stack: TrainerStack, spec: Spec) -> None:
     spec.plan.model.key_value_head_count = 3
 
 
-@bad("spec.plan.execution.layer_input_placement", "the device is the host's own processor")
+@bad("spec.plan.execution.layer_inputs.placement", "the device is the host's own processor")
 def offload_on_a_cpu(stack: TrainerStack, spec: Spec) -> None:
-    spec.plan.execution.layer_input_placement = planner_pb2.PLACEMENT_HOST
+    spec.plan.execution.layer_inputs.placement = planner_pb2.PLACEMENT_HOST
 
 
-@bad("spec.plan.execution.layer_input_placement", "without CHECKPOINT_POLICY_EVERY_LAYER")
+@bad("spec.plan.execution.layer_inputs.placement", "without CHECKPOINT_POLICY_EVERY_LAYER")
 def offload_without_checkpointing(stack: TrainerStack, spec: Spec) -> None:
     spec.plan.device_kind = profiler_pb2.DEVICE_KIND_CUDA
-    spec.plan.execution.layer_input_placement = planner_pb2.PLACEMENT_HOST
+    spec.plan.execution.layer_inputs.placement = planner_pb2.PLACEMENT_HOST
     spec.plan.execution.checkpoint_policy = planner_pb2.CHECKPOINT_POLICY_NONE
 
 

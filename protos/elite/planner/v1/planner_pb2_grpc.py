@@ -64,6 +64,11 @@ class PlannerServiceStub:
                 request_serializer=elite_dot_planner_dot_v1_dot_planner__pb2.ListGpusRequest.SerializeToString,
                 response_deserializer=elite_dot_planner_dot_v1_dot_planner__pb2.ListGpusResponse.FromString,
                 _registered_method=True)
+        self.WhatIf = channel.unary_unary(
+                '/elite.planner.v1.PlannerService/WhatIf',
+                request_serializer=elite_dot_planner_dot_v1_dot_planner__pb2.WhatIfRequest.SerializeToString,
+                response_deserializer=elite_dot_planner_dot_v1_dot_planner__pb2.WhatIfResponse.FromString,
+                _registered_method=True)
         self.ReportOutcome = channel.unary_unary(
                 '/elite.planner.v1.PlannerService/ReportOutcome',
                 request_serializer=elite_dot_planner_dot_v1_dot_planner__pb2.ReportOutcomeRequest.SerializeToString,
@@ -112,8 +117,15 @@ class PlannerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WhatIf(self, request, context):
+        """Plans for a list of cards and ranks them: "which card do I need?"
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportOutcome(self, request, context):
-        """What a run really took, kept beside what was predicted.
+        """What a run really took, kept beside what was predicted, and used by later plans.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,6 +163,11 @@ def add_PlannerServiceServicer_to_server(servicer, server):
                     servicer.ListGpus,
                     request_deserializer=elite_dot_planner_dot_v1_dot_planner__pb2.ListGpusRequest.FromString,
                     response_serializer=elite_dot_planner_dot_v1_dot_planner__pb2.ListGpusResponse.SerializeToString,
+            ),
+            'WhatIf': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhatIf,
+                    request_deserializer=elite_dot_planner_dot_v1_dot_planner__pb2.WhatIfRequest.FromString,
+                    response_serializer=elite_dot_planner_dot_v1_dot_planner__pb2.WhatIfResponse.SerializeToString,
             ),
             'ReportOutcome': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportOutcome,
@@ -320,6 +337,33 @@ class PlannerService:
             '/elite.planner.v1.PlannerService/ListGpus',
             elite_dot_planner_dot_v1_dot_planner__pb2.ListGpusRequest.SerializeToString,
             elite_dot_planner_dot_v1_dot_planner__pb2.ListGpusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhatIf(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/elite.planner.v1.PlannerService/WhatIf',
+            elite_dot_planner_dot_v1_dot_planner__pb2.WhatIfRequest.SerializeToString,
+            elite_dot_planner_dot_v1_dot_planner__pb2.WhatIfResponse.FromString,
             options,
             channel_credentials,
             insecure,
