@@ -216,7 +216,7 @@ class MultiInstanceGpu(_message.Message):
     def __init__(self, enabled: _Optional[bool] = ..., parent_uuid: _Optional[str] = ..., gpu_instance_id: _Optional[int] = ..., compute_instance_id: _Optional[int] = ...) -> None: ...
 
 class DeviceMeasurements(_message.Message):
-    __slots__ = ("source", "measured_at", "safe_allocatable_bytes", "runtime_overhead_bytes", "matmul_16bit_flops_per_second", "matmul_16bit_dtype", "matmul_32bit_flops_per_second", "attention_rates", "memory_bandwidth_bytes_per_second", "host_to_device_pinned_bytes_per_second", "host_to_device_pageable_bytes_per_second", "device_to_host_pinned_bytes_per_second", "device_to_host_pageable_bytes_per_second")
+    __slots__ = ("source", "measured_at", "safe_allocatable_bytes", "runtime_overhead_bytes", "matmul_16bit_flops_per_second", "matmul_16bit_dtype", "matmul_32bit_flops_per_second", "attention_rates", "memory_bandwidth_bytes_per_second", "host_to_device_pinned_bytes_per_second", "host_to_device_pageable_bytes_per_second", "device_to_host_pinned_bytes_per_second", "device_to_host_pageable_bytes_per_second", "matmul_rates", "elementwise_rates")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     MEASURED_AT_FIELD_NUMBER: _ClassVar[int]
     SAFE_ALLOCATABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -230,6 +230,8 @@ class DeviceMeasurements(_message.Message):
     HOST_TO_DEVICE_PAGEABLE_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     DEVICE_TO_HOST_PINNED_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     DEVICE_TO_HOST_PAGEABLE_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    MATMUL_RATES_FIELD_NUMBER: _ClassVar[int]
+    ELEMENTWISE_RATES_FIELD_NUMBER: _ClassVar[int]
     source: MeasurementSource
     measured_at: _timestamp_pb2.Timestamp
     safe_allocatable_bytes: int
@@ -243,15 +245,47 @@ class DeviceMeasurements(_message.Message):
     host_to_device_pageable_bytes_per_second: float
     device_to_host_pinned_bytes_per_second: float
     device_to_host_pageable_bytes_per_second: float
-    def __init__(self, source: _Optional[_Union[MeasurementSource, str]] = ..., measured_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., safe_allocatable_bytes: _Optional[int] = ..., runtime_overhead_bytes: _Optional[int] = ..., matmul_16bit_flops_per_second: _Optional[float] = ..., matmul_16bit_dtype: _Optional[str] = ..., matmul_32bit_flops_per_second: _Optional[float] = ..., attention_rates: _Optional[_Iterable[_Union[AttentionRate, _Mapping]]] = ..., memory_bandwidth_bytes_per_second: _Optional[float] = ..., host_to_device_pinned_bytes_per_second: _Optional[float] = ..., host_to_device_pageable_bytes_per_second: _Optional[float] = ..., device_to_host_pinned_bytes_per_second: _Optional[float] = ..., device_to_host_pageable_bytes_per_second: _Optional[float] = ...) -> None: ...
+    matmul_rates: _containers.RepeatedCompositeFieldContainer[MatmulRate]
+    elementwise_rates: _containers.RepeatedCompositeFieldContainer[ElementwiseRate]
+    def __init__(self, source: _Optional[_Union[MeasurementSource, str]] = ..., measured_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., safe_allocatable_bytes: _Optional[int] = ..., runtime_overhead_bytes: _Optional[int] = ..., matmul_16bit_flops_per_second: _Optional[float] = ..., matmul_16bit_dtype: _Optional[str] = ..., matmul_32bit_flops_per_second: _Optional[float] = ..., attention_rates: _Optional[_Iterable[_Union[AttentionRate, _Mapping]]] = ..., memory_bandwidth_bytes_per_second: _Optional[float] = ..., host_to_device_pinned_bytes_per_second: _Optional[float] = ..., host_to_device_pageable_bytes_per_second: _Optional[float] = ..., device_to_host_pinned_bytes_per_second: _Optional[float] = ..., device_to_host_pageable_bytes_per_second: _Optional[float] = ..., matmul_rates: _Optional[_Iterable[_Union[MatmulRate, _Mapping]]] = ..., elementwise_rates: _Optional[_Iterable[_Union[ElementwiseRate, _Mapping]]] = ...) -> None: ...
 
 class AttentionRate(_message.Message):
-    __slots__ = ("sequence_tokens", "flops_per_second")
+    __slots__ = ("sequence_tokens", "flops_per_second", "dtype", "head_size", "forward_flops_per_second", "backward_flops_per_second")
     SEQUENCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FLOPS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    HEAD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_FLOPS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    BACKWARD_FLOPS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     sequence_tokens: int
     flops_per_second: float
-    def __init__(self, sequence_tokens: _Optional[int] = ..., flops_per_second: _Optional[float] = ...) -> None: ...
+    dtype: str
+    head_size: int
+    forward_flops_per_second: float
+    backward_flops_per_second: float
+    def __init__(self, sequence_tokens: _Optional[int] = ..., flops_per_second: _Optional[float] = ..., dtype: _Optional[str] = ..., head_size: _Optional[int] = ..., forward_flops_per_second: _Optional[float] = ..., backward_flops_per_second: _Optional[float] = ...) -> None: ...
+
+class MatmulRate(_message.Message):
+    __slots__ = ("rows", "inner", "outer", "dtype", "flops_per_second")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    INNER_FIELD_NUMBER: _ClassVar[int]
+    OUTER_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    FLOPS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    inner: int
+    outer: int
+    dtype: str
+    flops_per_second: float
+    def __init__(self, rows: _Optional[int] = ..., inner: _Optional[int] = ..., outer: _Optional[int] = ..., dtype: _Optional[str] = ..., flops_per_second: _Optional[float] = ...) -> None: ...
+
+class ElementwiseRate(_message.Message):
+    __slots__ = ("dtype", "bytes_per_second")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    dtype: str
+    bytes_per_second: float
+    def __init__(self, dtype: _Optional[str] = ..., bytes_per_second: _Optional[float] = ...) -> None: ...
 
 class Host(_message.Message):
     __slots__ = ("cpu_name", "physical_core_count", "logical_core_count", "memory_total_bytes", "memory_available_bytes", "process_overhead_bytes", "scratch_disk")
