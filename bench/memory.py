@@ -10,7 +10,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import AutoConfig, logging
@@ -18,30 +18,62 @@ from transformers import AutoConfig, logging
 from bench.machine import describe_machine
 from bench.oracle import measure_step
 from services.planner import responses, search
+from services.planner.adapters import EVERY_LINEAR, Adapters
+from services.planner.evaluation import Evaluation
 from services.planner.ladder import Tier, load_ladder
-from services.planner.machine import ComputeDtype, DeviceKind, Machine, Rates
+from services.planner.machine import ComputeDtype, DeviceKind, Machine
+from services.planner.memory import Sizing
 from services.planner.models import ModelShape, catalogue, model_by_id
-from services.planner.options import BasePrecision, OptimizationSet
+from services.planner.options import BasePrecision, Executor, OptimizationSet, Policy
+from services.planner.rates import Rates, single_rates
 from services.planner.tables import table
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 # A pretended CPU: rates do not touch memory.
-_RATES = Rates(1e12, 1e12, ((1, 1e12),), 1e11, 1e10, 1e10)
+_DTYPE_RATES = single_rates(1e12, [(1.0, 1e12)], 1e11)
 _MACHINE = Machine(
     device_name="oracle", device_kind=DeviceKind.CPU, device_index=0, shared_memory=True,
     gpu_safe_bytes=2**50, host_safe_bytes=2**50, process_overhead_bytes=0, disk_free_bytes=0,
-    rates=_RATES, dtypes=(ComputeDtype.BFLOAT16,), attention_kernels=("sdpa_flash",),
+    rates=Rates({2: _DTYPE_RATES, 4: _DTYPE_RATES}, 1e11, 1e10, 1e10),
+    dtypes=(ComputeDtype.BFLOAT16, ComputeDtype.FLOAT32), attention_kernels=("sdpa_flash",),
     has_bitsandbytes=True,
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """An optimisation set, and what is trained under it."""
+
+    chosen: OptimizationSet
+    adapters: Adapters = EVERY_LINEAR
+    attention_only: bool = False
+
+    def adapters_of(self, model: ModelShape) -> Adapters:
+        """The adapters, by the names the model gives its linears."""
+        if not self.attention_only:
+            return self.adapters
+        rows = zip(model.architecture.linears, model.linears, strict=True)
+        return Adapters(tuple(
+            linear.name for row, linear in rows
+            if row.outputs in ("query", "key_value", "query_key_value")
+        ))  # fmt: skip
+
+
+_PLAIN = OptimizationSet(
+    base_precision=BasePrecision.FULL, dtype=ComputeDtype.BFLOAT16, attention_kernel="sdpa_flash",
+    adamw_8bit=False,
+)  # fmt: skip
+_FLOAT32 = replace(_PLAIN, dtype=ComputeDtype.FLOAT32)
+_STREAMED = replace(_PLAIN, executor=Executor.STREAMING)
 SETS = {
-    f"{dtype.value}{'' if checkpointing else ' without checkpointing'}": OptimizationSet(
-        base_precision=BasePrecision.FULL, dtype=dtype, checkpointing=checkpointing,
-        layer_inputs_on_host=False, adamw_8bit=False, tiled_loss=True,
-        attention_kernel="sdpa_flash",
-    )
-    for dtype in (ComputeDtype.BFLOAT16, ComputeDtype.FLOAT32)
-    for checkpointing in (True, False)
-}  # fmt: skip
+    "bfloat16": Setting(_PLAIN),
+    "bfloat16 without checkpointing": Setting(replace(_PLAIN, policy=Policy.KEEP_ALL)),
+    "float32": Setting(_FLOAT32),
+    "float32 without checkpointing": Setting(replace(_FLOAT32, policy=Policy.KEEP_ALL)),
+    "bfloat16 with float32 adapters": Setting(_PLAIN, Adapters(float32=True)),
+    "bfloat16 with adapters on attention": Setting(_PLAIN, attention_only=True),
+    "bfloat16 with dropout": Setting(_PLAIN, Adapters(dropout=0.05)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +96,11 @@ class Case:
 
 def run_case(model: ModelShape, tier: Tier, name: str) -> Case:
     """Predicts and measures one step."""
-    candidate = search.evaluate(tier, SETS[name], model, _MACHINE)
+    chosen, adapters = SETS[name].chosen, SETS[name].adapters_of(model)
+    candidate = Evaluation(model, _MACHINE, adapters).one(tier, chosen, Sizing())
     budget = search.budget_for(_MACHINE, search.Constraints())
-    plan = responses.plan_message(candidate, model, _MACHINE, budget)
+    answer = responses.Answer(model, _MACHINE, budget, adapters)
+    plan = responses.plan_message(candidate, answer)
     measured = measure_step(AutoConfig.for_model(**config_of(model)), plan, fake=True)
     device = candidate.memory.device
     lines = {line: size for line, size in device.lines.items() if line != "optimizer"}

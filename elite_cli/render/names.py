@@ -22,8 +22,20 @@ def failure_cause_name(cause: trainer_pb2.FailureCause) -> str:
 
 
 def optimization_status_name(status: planner_pb2.OptimizationStatus) -> str:
-    """ "applied", "offered", "planned", "declined"."""
+    """ "applied", "offered", "declined"."""
     return _words(planner_pb2.OptimizationStatus.Name(status), "OPTIMIZATION_STATUS_")
+
+
+_LINES = {
+    "base_model": "base model",
+    "lora": "LoRA parameters",
+    "kv": "keys and values",
+}
+
+
+def line_name(name: str) -> str:
+    """ "base model", "activations", ...: a line of memory or of time."""
+    return _LINES.get(name, name.replace("_", " "))
 
 
 _RESOURCES = {
@@ -41,6 +53,19 @@ def resource_name(resource: planner_pb2.Resource, budget: planner_pb2.Budget) ->
     if budget.gpu_memory_is_host_memory and resource in memory:
         return "memory"
     return _RESOURCES.get(resource, "unknown")
+
+
+_PLACES = {
+    planner_pb2.PLACEMENT_DEVICE: "on the device",
+    planner_pb2.PLACEMENT_HOST: "in host memory",
+    planner_pb2.PLACEMENT_DISK: "on disk",
+}
+_CODECS = {planner_pb2.CODEC_INT8: " as int8", planner_pb2.CODEC_NF4: " as NF4"}
+
+
+def store_place(store: planner_pb2.Store) -> str:
+    """ "in host memory as int8"; "nowhere" for what is computed again."""
+    return _PLACES.get(store.placement, "nowhere") + _CODECS.get(store.codec, "")
 
 
 _DISK_KINDS = {

@@ -11,15 +11,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.planner.adapters import Adapters
 from services.planner.architectures import Mlp, Norm, NormPlaces, QueryKeyNorm
+from services.planner.arithmetic import Number, maximum
 from services.planner.models import ModelShape
+from services.planner.tracing import Traced
 
 _FLOAT32 = 4
+# Tensors an activation of one kernel leaves behind: its input and its output.
+_NATIVE_ACTIVATION = 2
 # Bytes per channel that the backward of an fp32 RMS norm holds at once on top of what was kept:
 # five fp32 tensors and, in 16 bit, the incoming gradient; in fp32 that is the residual's too.
 _NORM_BACKWARD = {2: 22, 4: 24}
 # The same for the norm before the head, whose input nothing else keeps.
 _FINAL_NORM_BACKWARD = {2: 20, 4: 21}
+
+
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """Bytes per token: a part that stands, and a part for each unit of adapter rank."""
+
+    base: Number
+    per_rank: Number
+
+    def at(self, rank: Number) -> Number:
+        """Bytes per token at this rank."""
+        return self.base + self.per_rank * rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,37 +49,57 @@ class LayerActivations:
         is the stored boundary, counted elsewhere.
     boundary: the layer's input (formula layer-boundary).
     forward: largest working set of a forward that keeps nothing (formula layer-forward).
-    backward: largest working set of recompute and backward beside the boundary (layer-backward).
-    backward_over_kept: the same beyond what is kept, for a layer that was not checkpointed.
+    moments: bytes at each moment of recompute and backward that can be its peak.
     final_norm: working set of the backward of the norm before the head, its kept input included.
     """
 
-    kept: int
-    input_kept: int
-    boundary: int
-    forward: int
-    backward: int
-    backward_over_kept: int
-    final_norm: int
+    kept: PerToken
+    input_kept: Number
+    boundary: Number
+    forward: Number
+    moments: tuple[PerToken, ...]
+    final_norm: Number
+
+    def backward(self, rank: Number) -> Number:
+        """Largest working set of recompute and backward beside the boundary (layer-backward)."""
+        return maximum(*(moment.at(rank) for moment in self.moments)) - self.input_kept
+
+    def backward_over_kept(self, rank: Number) -> Number:
+        """The same beyond what is kept, for a layer that was not checkpointed."""
+        return maximum(*(moment.at(rank) for moment in self.moments)) - self.kept.at(rank)
+
+    def traced(self) -> LayerActivations:
+        """The same with numbers that remember."""
+        return LayerActivations(
+            kept=self.kept,
+            input_kept=Traced(self.input_kept, "layer_input"),
+            boundary=Traced(self.boundary, "boundary"),
+            forward=Traced(self.forward, "layer_forward"),
+            moments=tuple(
+                PerToken(
+                    Traced(moment.base, f"layer_backward_{number}"),
+                    Traced(moment.per_rank, f"per_rank_{number}"),
+                )
+                for number, moment in enumerate(self.moments, start=1)
+            ),
+            final_norm=Traced(self.final_norm, "final_norm"),
+        )
 
 
 def layer_activations(
-    model: ModelShape, element_bytes: int, rank: int, *, repeats_keys: bool = False
+    model: ModelShape, element_bytes: int, adapters: Adapters, *, repeats_keys: bool = False
 ) -> LayerActivations:
-    """Activation bytes per token of one layer of `model` with adapters of this rank.
+    """Activation bytes per token of one layer of `model` with these adapters.
 
     repeats_keys: keys and values are repeated to every query head before the kernel.
     """
-    kept_parts = _Kept(model, element_bytes, rank, repeats_keys)
-    kept, input_kept = kept_parts.total, kept_parts.layer_input
-    peak = max(_backward_moments(model, kept_parts, element_bytes, rank))
+    kept = _Kept(model, element_bytes, adapters, repeats_keys)
     return LayerActivations(
-        kept=kept,
-        input_kept=input_kept,
+        kept=PerToken(kept.total, kept.per_rank),
+        input_kept=kept.layer_input,
         boundary=element_bytes * model.hidden_size,
         forward=_forward(model, element_bytes),
-        backward=peak - input_kept,
-        backward_over_kept=peak - kept,
+        moments=_backward_moments(model, kept, element_bytes),
         final_norm=_final_norm(model, element_bytes),
     )
 
@@ -71,15 +108,66 @@ class _Kept:
     """What autograd keeps of one layer, part by part."""
 
     def __init__(
-        self, model: ModelShape, element_bytes: int, rank: int, repeats_keys: bool
+        self, model: ModelShape, element_bytes: int, adapters: Adapters, repeats_keys: bool
     ) -> None:
-        self._model, self._element = model, element_bytes
+        self._model, self._element, self._adapters = model, element_bytes, adapters
         self._repeats_keys = repeats_keys
+        self._linears = [linear for linear in model.linears if adapters.targets(linear.name)]
+        self.adapter_element = adapters.element_bytes(element_bytes)
         self.norm = self._norm()
-        self.activation = (4 if model.activation == "gelu_new" else 1) + 1
+        # What the activation keeps, and its output.
+        self.activation = 5 if model.activation == "gelu_new" else _NATIVE_ACTIVATION
         self.mlp = self._mlp()
-        ranks = element_bytes * rank * len(model.linears)
-        self.total = self._norms() + self._attention() + self.mlp + ranks
+        # Outputs of the A matrices, and what the adapters make of their inputs by themselves.
+        self.per_rank = self.adapter_element * len(self._linears)
+        self.own_inputs = self._own_inputs()
+        self.total = self._norms() + self._attention() + self.mlp + self.own_inputs
+
+    @property
+    def shares_inputs(self) -> bool:
+        """True when adapters keep the linears' inputs as they are, without a cast or dropout."""
+        return self.adapter_element == self._element and not self._adapters.dropout
+
+    def _own_inputs(self) -> int:
+        """Copies an adapter makes of its input: in its own dtype, or with parts dropped.
+
+        Dropout keeps its mask too: in the input's dtype on a CPU, one byte an element on CUDA,
+        where it is charged as on a CPU.
+        """
+        if self.shares_inputs:
+            return 0
+        mask = self.adapter_element if self._adapters.dropout else 0
+        width = sum(linear.inputs for linear in self._linears)
+        return (self.adapter_element + mask) * width
+
+    def extra_in_mlp(self) -> int:
+        """More than usual at the MLP's moment: a bound, not exact, for adapters of other kinds.
+
+        Without an adapter on the last linear nothing keeps its input, and the gradients of both
+        factors of that input exist beside its own.
+        """
+        hidden = self._element * self._model.hidden_size
+        intermediate = self._element * self._model.intermediate_size
+        if not self.shares_inputs:
+            in_float32 = self.adapter_element > self._element
+            return (intermediate + 2 * hidden if in_float32 else 0) + (
+                hidden if self._adapters.dropout else 0
+            )
+        if self._reads("intermediate", attention=False):
+            return 0
+        if self._model.architecture.mlp is not Mlp.PLAIN:
+            return intermediate
+        return (0 if self.activation == _NATIVE_ACTIVATION else intermediate) - hidden
+
+    def _reads(self, inputs: str, *, attention: bool) -> bool:
+        """True when an adapter of this half of the layer keeps an input of this width as it is."""
+        rows = zip(self._model.architecture.linears, self._model.linears, strict=True)
+        return self.shares_inputs and any(
+            row.inputs == inputs
+            and (row.outputs in ("query", "key_value", "query_key_value")) == attention
+            and self._adapters.targets(linear.name)
+            for row, linear in rows
+        )
 
     @property
     def layer_input(self) -> int:
@@ -103,11 +191,12 @@ class _Kept:
         """All norms of the layer, and the inputs of attention and MLP."""
         architecture = self._model.architecture
         width = self._element * self._model.hidden_size
+        readers = [self._reads("hidden", attention=half) for half in (True, False)]
         if architecture.norms is NormPlaces.PARALLEL:
-            return self.norm + width
+            return self.norm + width * any(readers)
         if architecture.norms is NormPlaces.PARALLEL_TWO:
-            return self.norm + 2 * self._element + 2 * width
-        return architecture.norm_count * self.norm + 2 * width
+            return self.norm + 2 * self._element + width * sum(readers)
+        return architecture.norm_count * self.norm + width * sum(readers)
 
     def _attention(self) -> int:
         model, element = self._model, self._element
@@ -133,26 +222,32 @@ class _Kept:
     def _mlp(self) -> int:
         """Activation function's inputs and output; gated: the up projection and product too."""
         gated = self._model.architecture.mlp is not Mlp.PLAIN
-        tensors = self.activation + (2 if gated else 0)
+        # Gated: the up projection too. The down projection's adapter needs its input.
+        tensors = self.activation + gated
+        product = self._reads("intermediate", attention=False)
+        tensors += product if gated else product - 1
         return self._element * self._model.intermediate_size * tensors
 
 
-def _backward_moments(model: ModelShape, kept: _Kept, element: int, rank: int) -> tuple[int, ...]:
+def _backward_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[PerToken, ...]:
     """Bytes at each moment of a layer's recompute and backward that can be its peak."""
     architecture = model.architecture
     hidden, intermediate = model.hidden_size, model.intermediate_size
-    last_linear_done = kept.total - element * rank
+    # The last linear has let go of its adapter's rank and of its own input copy.
+    less_rank = kept.per_rank - kept.adapter_element
     after_norm = kept.norm if architecture.norm_after_mlp else 0
-    in_mlp = last_linear_done - after_norm + element * (2 * intermediate + hidden)
+    in_mlp = kept.total - after_norm + element * (2 * intermediate + hidden)
+    in_mlp += kept.extra_in_mlp()
     if architecture.norm_after_mlp:
         in_norm = kept.total + _NORM_BACKWARD[element] * hidden
     else:
         in_norm = kept.total - kept.mlp + (_NORM_BACKWARD[element] - element) * hidden
+    moments = (PerToken(in_mlp, less_rank), PerToken(in_norm, kept.per_rank))
     if architecture.mlp is not Mlp.GATED_FUSED:
-        return in_mlp, in_norm
+        return moments
     residual = 1 if element != _FLOAT32 else 0
-    recompute = last_linear_done - kept.mlp + element * (6 * intermediate + (2 + residual) * hidden)
-    return in_mlp, in_norm, recompute
+    recompute = kept.total - kept.mlp + element * (6 * intermediate + (2 + residual) * hidden)
+    return (*moments, PerToken(recompute, less_rank))
 
 
 def _final_norm(model: ModelShape, element: int) -> int:

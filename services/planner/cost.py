@@ -1,7 +1,8 @@
-"""Seconds of one optimiser step over one window, itemised.
+"""Seconds of one optimiser step over one window, itemised, with bounds.
 
-Every line carries the id of its formula in docs/reference/memory-model.md. Rates are the machine's;
-nothing overlaps: the resident executor queues copies and kernels on one stream.
+Every line carries the id of its formula in docs/reference/memory-model.md. The resident executor
+queues copies and kernels on one stream; the streaming executor copies beside its kernels, so that
+only what outlasts them counts.
 """
 
 from __future__ import annotations
@@ -9,31 +10,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from services.planner.adapters import Adapters
 from services.planner.architectures import Mlp, Norm
-from services.planner.ladder import Tier
-from services.planner.machine import ComputeDtype, Machine, Rates
-from services.planner.memory import NF4_BYTES_PER_WEIGHT
-from services.planner.models import ModelShape
-from services.planner.options import BasePrecision, OptimizationSet
+from services.planner.arithmetic import Number, ceiling_divide, maximum, where
+from services.planner.models import Linear, ModelShape
+from services.planner.options import OptimizationSet
+from services.planner.rates import DtypeRates, RateCurve, Rates
+from services.planner.static_memory import NF4_BYTES_PER_WEIGHT
+from services.planner.tables import table
+from services.planner.terms import ModelTerms, SetTerms, TierTerms
 
-# Multiply-adds count twice. Base weights are frozen, so their backward is one product, and
-# adapters' is two.
+# Multiply-adds count twice. Base weights are frozen, so their backward is one product; adapters'
+# is two.
 _FORWARD = 2
 # Causal attention: two products over half of S x S; backward is five products over the same.
 _ATTENTION_BACKWARD = 2.5
-
-
-@dataclass(frozen=True, slots=True)
-class StepCost:
-    """Seconds by line."""
-
-    lines: Mapping[str, float]
-
-    @property
-    def seconds(self) -> float:
-        """The whole step."""
-        return sum(self.lines.values())
-
+# Thin products were measured at this rank; below it they take as long, being bound by memory.
+_THIN_RANK = 16
+_FLOAT32 = 4
 
 FORMULAS: Mapping[str, str] = {
     "linear": "linear-flops",
@@ -41,80 +35,269 @@ FORMULAS: Mapping[str, str] = {
     "elementwise": "elementwise-traffic",
     "loss": "loss-flops",
     "dequantisation": "dequantisation-traffic",
-    "transfer": "layer-input-transfer",
+    "transfer": "host-transfer",
+    "disk": "disk-transfer",
     "optimizer": "optimizer-traffic",
 }
 
 
-def step_cost(model: ModelShape, tier: Tier, chosen: OptimizationSet, machine: Machine) -> StepCost:
-    """Time of one optimiser step over one window."""
-    rates, dtype = machine.rates, chosen.dtype
-    matmul = matmul_rate(rates, dtype)
-    lines = {
-        "linear": linear_flops(model, tier, chosen) / matmul,
-        "attention": attention_flops(model, tier, chosen) / attention_rate(rates, tier),
-        "elementwise": elementwise_bytes(model, tier, chosen) / rates.memory_bandwidth,
-        "loss": _loss_seconds(model, tier, rates, matmul),
-        "dequantisation": _dequantised_bytes(model, chosen) / rates.memory_bandwidth,
-        "transfer": _transfer_seconds(model, tier, chosen, rates),
-        "optimizer": _optimizer_bytes(model, tier, chosen) / rates.memory_bandwidth,
-    }
-    return StepCost({name: seconds for name, seconds in lines.items() if seconds > 0})
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """Seconds by line, bounds of their sum, and bytes written to disk."""
+
+    lines: Mapping[str, Number]
+    seconds: Number
+    low: Number
+    high: Number
+    disk_written_bytes: Number
 
 
-def matmul_rate(rates: Rates, dtype: ComputeDtype) -> float:
-    """Matrix-product FLOP/s in this dtype."""
-    return rates.matmul_32bit if dtype is ComputeDtype.FLOAT32 else rates.matmul_16bit
+@dataclass(frozen=True, slots=True)
+class TimeTerms:
+    """What one model costs on one machine in one dtype: seconds and bytes per token, and rates."""
+
+    linear_seconds: Number
+    key_seconds: Number
+    elementwise_traffic: Number
+    head_rate: Number
+    thin_rate: Number
+    attention_forward: RateCurve
+    attention_backward: RateCurve
+    elementwise_rate: Number
+    rates: Rates
 
 
-def attention_rate(rates: Rates, tier: Tier) -> float:
-    """Attention FLOP/s at the window's length: linear between the measured ones, constant outside.
+def time_terms(
+    model: ModelShape, chosen: OptimizationSet, adapters: Adapters, rates: Rates
+) -> TimeTerms:
+    """The terms of a model under the dtype and heads of a set.
 
-    fp32 is computed on CPUs only, whose flash kernel works in fp32 inside: as fast as in 16 bit.
+    Raises `ValueError` when the machine has no rates for the dtype.
     """
-    points, tokens = rates.attention, tier.tokens
-    below = [point for point in points if point[0] <= tokens]
-    above = [point for point in points if point[0] > tokens]
-    if not below:
-        return above[0][1]
-    if not above:
-        return below[-1][1]
-    (left, left_rate), (right, right_rate) = below[-1], above[0]
-    share = (tokens - left) / (right - left)
-    return left_rate + share * (right_rate - left_rate)
+    of_dtype = rates.of(chosen.dtype.element_bytes)
+    if of_dtype is None:
+        raise ValueError(f"no rates for {chosen.dtype.value}")
+    converted = model.with_key_value_heads(chosen.key_value_heads)
+    rows = zip(converted.architecture.linears, converted.linears, strict=True)
+    attention = [
+        linear for row, linear in rows if row.outputs in ("query", "key_value", "query_key_value")
+    ]
+    forward, backward = of_dtype.attention(converted.head_size)
+    return TimeTerms(
+        linear_seconds=converted.layer_count * _product_seconds(converted.linears, of_dtype),
+        key_seconds=converted.layer_count * _product_seconds(attention, of_dtype),
+        elementwise_traffic=_forward_traffic(converted, chosen.dtype.element_bytes, adapters),
+        head_rate=of_dtype.matmul.at(_width(converted.hidden_size, converted.vocabulary_size)),
+        thin_rate=of_dtype.thin,
+        attention_forward=forward,
+        attention_backward=backward,
+        elementwise_rate=of_dtype.elementwise,
+        rates=rates,
+    )
 
 
-def linear_flops(model: ModelShape, tier: Tier, chosen: OptimizationSet) -> float:
-    """Linears of all layers: forward, recompute, backward to inputs; adapters to weights too."""
-    forwards = 2 if chosen.checkpointing else 1
-    base = _FORWARD * model.linear_weights * (forwards + 1)
-    adapters = _FORWARD * model.lora_parameters(tier.lora_rank) * (forwards + 2)
-    return float(tier.tokens * (base + adapters))
+def step_cost(
+    model: ModelTerms,
+    tier: TierTerms,
+    chosen: SetTerms,
+    terms: TimeTerms,
+    *,
+    streaming: bool,
+    chunk_tokens: Number,
+) -> StepCost:
+    """Time of one optimiser step over one window, for one tier and set or for columns of them."""
+    cost = _Cost(model, tier, chosen, terms, streaming, chunk_tokens)
+    compute = cost.compute()
+    to_host, disk = cost.transfer_seconds(), cost.disk_seconds()
+    busy = sum(compute.values())
+    if streaming:
+        exposed = {
+            "transfer": maximum(0.0, to_host - busy),
+            "disk": maximum(0.0, disk - maximum(busy, to_host)),
+        }
+    else:
+        exposed = {"transfer": to_host, "disk": disk}
+    lowest, highest = terms.rates.spread
+    margin = table("host")["step_time_margin"]
+    return StepCost(
+        lines=compute | exposed,
+        seconds=busy + exposed["transfer"] + exposed["disk"],
+        low=maximum(busy / highest * (1 - margin), to_host, disk) if streaming
+        else busy / highest * (1 - margin) + to_host,
+        high=busy / lowest * (1 + margin) + to_host + disk,
+        disk_written_bytes=cost.disk_written(),
+    )  # fmt: skip
 
 
-def attention_flops(model: ModelShape, tier: Tier, chosen: OptimizationSet) -> float:
-    """Causal attention of all layers."""
-    forwards = 2 if chosen.checkpointing else 1
-    causal = 2.0 * model.query_width * tier.tokens**2
-    return model.layer_count * causal * (forwards + _ATTENTION_BACKWARD)
+class _Cost:
+    def __init__(
+        self,
+        model: ModelTerms,
+        tier: TierTerms,
+        chosen: SetTerms,
+        terms: TimeTerms,
+        streaming: bool,
+        chunk_tokens: Number,
+    ) -> None:
+        self._model, self._tier, self._chosen, self._terms = model, tier, chosen, terms
+        self._streaming, self._chunk = streaming, chunk_tokens
+        # Forward, recompute; every few layers: once more to make the inputs between again.
+        self._forwards = where(chosen.keeps_all, 1, 2) + where(chosen.interval > 1, 1, 0)
+
+    def compute(self) -> dict[str, Number]:
+        """Seconds of kernels, by line."""
+        terms = self._terms
+        return {
+            "linear": self._linear(),
+            "attention": self._attention(),
+            "elementwise": self._elementwise() / terms.elementwise_rate,
+            "loss": self._loss(),
+            "dequantisation": self._dequantised() / terms.rates.memory_bandwidth,
+            "optimizer": self._optimizer() / terms.rates.memory_bandwidth,
+        }
+
+    def transfer_seconds(self) -> Number:
+        """Copies between host and device; the two directions run side by side when streaming."""
+        rates = self._terms.rates
+        if not self._streaming:
+            moved = where(self._chosen.inputs_on_host, self._layer_inputs(), 0)
+            return _over(moved, rates.device_to_host) + _over(moved, rates.host_to_device)
+        out, back = self._streamed()
+        return maximum(_over(out, rates.device_to_host), _over(back, rates.host_to_device))
+
+    def disk_seconds(self) -> Number:
+        """Page files, written in forward and read in backward; one direction at a time."""
+        rates = self._terms.rates
+        written, inputs = self.disk_written(), self._on_disk_inputs()
+        # Layer inputs are read twice: to make the keys again, and to run the layer again.
+        return _over(written, rates.disk_write) + _over(written + inputs, rates.disk_read)
+
+    def disk_written(self) -> Number:
+        """Bytes one step writes to page files."""
+        if not self._streaming:
+            return 0
+        outputs = where(self._chosen.outputs_on_disk, self._attention_outputs(), 0)
+        return self._on_disk_inputs() + outputs
+
+    def _linear(self) -> Number:
+        """Linears of all layers: every forward, backward to inputs; adapters to weights too."""
+        model, tier, terms = self._model, self._tier, self._terms
+        base = tier.tokens * terms.linear_seconds * (self._forwards + 1)
+        keys = tier.tokens * terms.key_seconds if self._streaming else 0.0
+        rank = maximum(tier.rank, _THIN_RANK)
+        adapters = _FORWARD * rank * model.layers * model.adapter_parameters * tier.tokens
+        return base + keys + adapters * (self._forwards + 2) / terms.thin_rate
+
+    def _attention(self) -> Number:
+        """Causal attention of all layers; kept outputs spare the recompute's share."""
+        model, tier, terms = self._model, self._tier, self._terms
+        causal = 2.0 * model.layers * model.query * tier.tokens * tier.tokens
+        forwards = self._forwards - where(self._chosen.selective, 1, 0)
+        return causal * forwards / terms.attention_forward.at(
+            tier.tokens
+        ) + causal * _ATTENTION_BACKWARD / terms.attention_backward.at(tier.tokens)
+
+    def _elementwise(self) -> Number:
+        """Bytes that everything except matrix products reads and writes.
+
+        A forward's traffic once for each forward, twice for the backward.
+        """
+        passes = self._forwards + 2
+        return passes * self._model.layers * self._tier.tokens * self._terms.elementwise_traffic
+
+    def _loss(self) -> Number:
+        """Head forward and backward on the target rows, and the softmax's passes over logits."""
+        model, tier, terms = self._model, self._tier, self._terms
+        flops = 2.0 * _FORWARD * model.embedding_parameters * tier.targets
+        logits = 28.0 * model.vocabulary * tier.targets
+        return flops / terms.head_rate + logits / terms.elementwise_rate
+
+    def _dequantised(self) -> Number:
+        """Each pass over a chunk reads the NF4 weights and writes them out in the compute dtype."""
+        model = self._model
+        weights = model.layers * model.layer_linear_weights * (NF4_BYTES_PER_WEIGHT + model.element)
+        chunks = ceiling_divide(self._tier.tokens, self._chunk)
+        return where(self._chosen.nf4, (self._forwards + 1) * chunks * weights, 0)
+
+    def _optimizer(self) -> Number:
+        """Parameters and states read and written, gradients read twice (norm, update)."""
+        model = self._model
+        parameters = model.layers * model.adapter_parameters * self._tier.rank
+        states = where(self._chosen.adamw_8bit, 2.0, 2.0 * model.adapter_element)
+        return parameters * (4 * model.adapter_element + 2 * states)
+
+    def _layer_inputs(self) -> Number:
+        model = self._model
+        kept = ceiling_divide(model.layers, self._chosen.interval)
+        return kept * self._tier.tokens * model.layer.boundary * self._chosen.codec_share
+
+    def _on_disk_inputs(self) -> Number:
+        return where(self._chosen.inputs_on_disk, self._layer_inputs(), 0)
+
+    def _attention_outputs(self) -> Number:
+        model = self._model
+        width = model.element * model.query + _FLOAT32 * model.query_heads
+        return where(self._chosen.selective, model.layers * self._tier.tokens * width, 0)
+
+    def _streamed(self) -> tuple[Number, Number]:
+        """Bytes from the device and to it: stores, hidden gradients, keys, weights."""
+        model, chosen, tokens = self._model, self._chosen, self._tier.tokens
+        inputs = where(chosen.inputs_on_device, 0, self._layer_inputs())
+        outputs = where(chosen.outputs_on_device, 0, self._attention_outputs())
+        gradients = where(
+            chosen.gradients_on_device, 0, model.layers * tokens * model.layer.boundary
+        )
+        keys_out, keys_back = self._streamed_keys()
+        weights = self._streamed_weights()
+        return (
+            inputs + outputs + gradients + keys_out,
+            2 * inputs + outputs + gradients + keys_back + weights,
+        )
+
+    def _streamed_keys(self) -> tuple[Number, Number]:
+        """Each chunk reads all keys before it, and adds to their gradients in backward."""
+        model, chosen, tokens = self._model, self._chosen, self._tier.tokens
+        keys = model.layers * 2 * model.element * model.key_value * tokens
+        gradients = model.layers * 2 * _FLOAT32 * model.key_value * tokens
+        # How often all of them are read: a chunk reads those before it, half of them on average.
+        times = 0.5 * (ceiling_divide(tokens, self._chunk) - 1)
+        out = 2 * keys + times * gradients
+        back = times * (2 * keys + gradients)
+        return where(chosen.keys_on_device, 0.0, out), where(chosen.keys_on_device, 0.0, back)
+
+    def _streamed_weights(self) -> Number:
+        """All layers once a forward, and twice in backward: for the keys, and for the layer."""
+        model = self._model
+        share = where(self._chosen.nf4, NF4_BYTES_PER_WEIGHT, model.element)
+        weights = model.layers * model.layer_linear_weights * share
+        return where(self._chosen.weights_on_device, 0.0, 2 * weights)
 
 
-def elementwise_bytes(model: ModelShape, tier: Tier, chosen: OptimizationSet) -> float:
-    """Bytes that everything except matrix products reads and writes.
-
-    A forward's traffic once for the forward, once for the recompute, twice for the backward.
-    """
-    passes = (2 if chosen.checkpointing else 1) + 2
-    per_token = _forward_traffic(model, chosen.dtype.element_bytes)
-    return float(passes * model.layer_count * tier.tokens * per_token)
+def _over(size: Number, rate: float) -> Number:
+    """Seconds; nothing moves over a link whose rate is not known."""
+    return size / rate if rate else 0.0 * size
 
 
-def _forward_traffic(model: ModelShape, element: int) -> float:
+def _width(inputs: int, outputs: int) -> float:
+    """Harmonic mean of a weight's sides: the smaller one decides how fast its product runs."""
+    return 2 * inputs * outputs / (inputs + outputs)
+
+
+def _product_seconds(linears: tuple[Linear, ...] | list[Linear], rates: DtypeRates) -> float:
+    """Seconds per token of one product with each weight."""
+    return sum(
+        _FORWARD
+        * linear.weight_count
+        / float(rates.matmul.at(_width(linear.inputs, linear.outputs)))
+        for linear in linears
+    )
+
+
+def _forward_traffic(model: ModelShape, element: int, adapters: Adapters) -> float:
     """Bytes per token and layer: adapters' sums, norms, rotary embedding, activation, residuals."""
-    outputs = sum(linear.outputs for linear in model.linears)
-    # Thin products: A reads the input, B writes the output; then scale and add (two and three).
-    inputs = sum(linear.inputs for linear in model.linears)
-    adapters = element * (inputs + 6 * outputs)
+    outputs = sum(linear.outputs for linear in model.linears if adapters.targets(linear.name))
+    # Scale and add an adapter's output (two and three passes); its products are thin, see linear.
+    adapted = 5 * element * outputs
     # fp32: cast, square, mean, scale, cast back, weight; native: one kernel.
     native = model.architecture.norm is Norm.LAYER
     norm = (2 * element if native else 24 + 4 * element) * model.hidden_size
@@ -125,36 +308,4 @@ def _forward_traffic(model: ModelShape, element: int) -> float:
     steps = 14 if model.activation == "gelu_new" else 2
     mlp = (steps + gate) * element * model.intermediate_size
     residuals = 6 * element * model.hidden_size
-    return adapters + norms + rotary + mlp + residuals
-
-
-def _loss_seconds(model: ModelShape, tier: Tier, rates: Rates, matmul: float) -> float:
-    """Head forward and backward on the target rows, and the softmax's passes over the logits."""
-    flops = 2 * _FORWARD * model.embedding_parameters * tier.target_tokens
-    logits = 28 * model.vocabulary_size * tier.target_tokens
-    return flops / matmul + logits / rates.memory_bandwidth
-
-
-def _dequantised_bytes(model: ModelShape, chosen: OptimizationSet) -> float:
-    """Each pass reads the NF4 weights and writes them out in the compute dtype."""
-    if chosen.base_precision is BasePrecision.FULL:
-        return 0.0
-    passes = 3 if chosen.checkpointing else 2
-    return passes * model.linear_weights * (NF4_BYTES_PER_WEIGHT + chosen.dtype.element_bytes)
-
-
-def _transfer_seconds(
-    model: ModelShape, tier: Tier, chosen: OptimizationSet, rates: Rates
-) -> float:
-    """Layer inputs out in forward and back in backward, on the compute stream."""
-    if not chosen.layer_inputs_on_host:
-        return 0.0
-    moved = model.layer_count * tier.tokens * model.hidden_size * chosen.dtype.element_bytes
-    return moved / rates.device_to_host + moved / rates.host_to_device
-
-
-def _optimizer_bytes(model: ModelShape, tier: Tier, chosen: OptimizationSet) -> float:
-    """Parameters and states read and written, gradients read twice (norm, update)."""
-    element = chosen.dtype.element_bytes
-    states = 2.0 if chosen.adamw_8bit else 2.0 * element
-    return model.lora_parameters(tier.lora_rank) * (4 * element + 2 * states)
+    return adapted + norms + rotary + mlp + residuals

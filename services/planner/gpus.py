@@ -41,6 +41,10 @@ class GpuCard:
     pcie_width: int
     host_to_device_pinned: float
     runtime_overhead_bytes: int
+    power_limit_watts: float
+    # The table's lowest and highest achieved share of the dense rate, over this card's own.
+    lowest_share: float
+    highest_share: float
     advice: str
 
     @property
@@ -58,7 +62,7 @@ def gpu_cards() -> Mapping[str, GpuCard]:
         for row in document["cards"]
         if "achieved_teraflops" in row
     ]
-    cards = [_card(row, document, min(fractions)) for row in document["cards"]]
+    cards = [_card(row, document, fractions) for row in document["cards"]]
     return {card.gpu_id: card for card in cards}
 
 
@@ -76,9 +80,10 @@ def card_named(device_name: str, memory_bytes: int) -> GpuCard | None:
     return None
 
 
-def _card(row: Mapping[str, Any], document: Mapping[str, Any], assumed: float) -> GpuCard:
+def _card(row: Mapping[str, Any], document: Mapping[str, Any], seen: list[float]) -> GpuCard:
     float16 = row["float16_teraflops"]
     achieved = row.get("achieved_teraflops")
+    share = achieved / float16 if achieved else min(seen)
     generation, width = row["pcie"]["generation"], row["pcie"]["width"]
     pinned = document["pinned_gigabytes_per_second"][generation] * _GIGABYTE
     major, minor = row["compute_capability"]
@@ -92,12 +97,15 @@ def _card(row: Mapping[str, Any], document: Mapping[str, Any], assumed: float) -
         memory_bandwidth=row["memory_gigabytes_per_second"] * _GIGABYTE,
         bfloat16_flops_per_second=row.get("bfloat16_teraflops", 0) * _TERA,
         float16_flops_per_second=float16 * _TERA,
-        achieved_fraction=achieved / float16 if achieved else assumed,
+        achieved_fraction=share,
         achieved_fraction_known=achieved is not None,
         attention_fraction=document["attention_fractions"][row["generation"]],
         pcie_generation=generation,
         pcie_width=width,
         host_to_device_pinned=pinned * width / _FULL_WIDTH,
         runtime_overhead_bytes=int(document["runtime_overhead_gibibytes"] * _GIBIBYTE),
+        power_limit_watts=row["power_watts"],
+        lowest_share=min(seen) / share,
+        highest_share=max(seen) / share,
         advice=row["advice"],
     )

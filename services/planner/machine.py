@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from services.planner.gpus import GpuCard, gpu_cards
+from services.planner.rates import Rates, single_rates
 from services.planner.tables import table
 
 _GIBIBYTE = 2**30
+DISK_NOTE = (
+    "the disk's rates are table figures for a consumer NVMe drive; `elite profile --stress` "
+    "measures them"
+)
 # Kernels that never hold an S x S matrix, best first, and whether they share keys and values
 # between query heads; the others get them repeated to every query head.
 FUSED_KERNELS = {
@@ -39,21 +44,6 @@ class ComputeDtype(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """What the device does per second: FLOP of matrix products and attention, bytes of copies.
-
-    attention: (sequence tokens, FLOP/s) in the 16-bit dtype, ascending in length.
-    """
-
-    matmul_16bit: float
-    matmul_32bit: float
-    attention: tuple[tuple[int, float], ...]
-    memory_bandwidth: float
-    host_to_device: float
-    device_to_host: float
-
-
-@dataclass(frozen=True, slots=True)
 class Machine:
     """One device with its host. `gpu_safe_bytes` is for tensors: the runtime is taken off.
 
@@ -73,7 +63,15 @@ class Machine:
     dtypes: tuple[ComputeDtype, ...]
     attention_kernels: tuple[str, ...]
     has_bitsandbytes: bool
+    power_watts: float = 0.0
+    driver_version: str = ""
+    torch_version: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def has_own_memory(self) -> bool:
+        """True for a device whose memory is not the host's."""
+        return self.device_kind is DeviceKind.CUDA and not self.shared_memory
 
 
 def process_overhead_bytes(kind: DeviceKind) -> int:
@@ -89,16 +87,23 @@ def process_overhead_note(bytes_taken: int) -> str:
     )
 
 
-def card_rates(card: GpuCard) -> Rates:
-    """Rates of a card from the table: dense rate times the achieved share."""
+def card_rates(card: GpuCard, disk: tuple[float, float] = (0.0, 0.0)) -> Rates:
+    """Rates of a card from the table: dense rate times the achieved share.
+
+    disk: bytes/s read and written; zeros take the table's.
+    """
     sixteen_bit = card.sixteen_bit_flops_per_second
+    attention = [(1.0, sixteen_bit * card.attention_fraction)]
+    matmul = sixteen_bit * card.achieved_fraction
+    table_read, table_write = (rate * 1e9 for rate in table("host")["disk_gigabytes_per_second"])
     return Rates(
-        matmul_16bit=sixteen_bit * card.achieved_fraction,
-        matmul_32bit=0.0,
-        attention=((1, sixteen_bit * card.attention_fraction),),
+        by_element_bytes={2: single_rates(matmul, attention, card.memory_bandwidth)},
         memory_bandwidth=card.memory_bandwidth,
         host_to_device=card.host_to_device_pinned,
         device_to_host=card.host_to_device_pinned,
+        disk_read=disk[0] or table_read,
+        disk_write=disk[1] or table_write,
+        spread=(card.lowest_share, card.highest_share),
     )
 
 
@@ -142,8 +147,10 @@ def hypothetical_machine(gpu_id: str, host_memory_bytes: int, disk_free_bytes: i
         "hypothetical machine: the software this project pins is assumed to be installed and to "
         "work on it",
     ]
-    if not disk_free_bytes:
-        notes.append("no disk was given: what a run writes is shown, not checked")
+    if disk_free_bytes:
+        notes.append(DISK_NOTE)
+    else:
+        notes.append("no disk was given: nothing is planned on it, and checkpoints are not checked")
     return Machine(
         device_name=card.name,
         device_kind=DeviceKind.CUDA,
@@ -157,5 +164,6 @@ def hypothetical_machine(gpu_id: str, host_memory_bytes: int, disk_free_bytes: i
         dtypes=card_dtypes(card.compute_capability),
         attention_kernels=card_kernels(card.compute_capability),
         has_bitsandbytes=True,
+        power_watts=card.power_limit_watts,
         notes=tuple(notes),
     )

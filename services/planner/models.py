@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -67,6 +67,26 @@ class ModelShape:
     sliding_window: int
     windowed_layer_count: int
     linears: tuple[Linear, ...]
+
+    def with_key_value_heads(self, heads: int) -> ModelShape:
+        """The model converted to so many key-value heads by mean pooling; 0 leaves it."""
+        if heads in (0, self.key_value_head_count):
+            return self
+        width = {"k_proj": heads, "v_proj": heads}
+        linears = tuple(
+            replace(linear, outputs=width[linear.name] * self.head_size)
+            if linear.name in width
+            else linear
+            for linear in self.linears
+        )
+        return replace(self, key_value_head_count=heads, linears=linears)
+
+    @property
+    def convertible_key_value_heads(self) -> int:
+        """Heads a model without grouped queries can be converted to: one in eight, or 0."""
+        split = {"k_proj", "v_proj"} <= {linear.name for linear in self.linears}
+        full = self.key_value_head_count == self.query_head_count
+        return self.query_head_count // 8 if split and full and not self.query_head_count % 8 else 0
 
     def reads_at_most(self, tokens: int) -> bool:
         """True when a sliding window is shorter than `tokens`."""

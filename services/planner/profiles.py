@@ -22,7 +22,6 @@ from services.planner.machine import (
     ComputeDtype,
     DeviceKind,
     Machine,
-    Rates,
     card_dtypes,
     card_kernels,
     card_notes,
@@ -30,6 +29,8 @@ from services.planner.machine import (
     process_overhead_bytes,
     process_overhead_note,
 )
+from services.planner.measured_rates import measured_rates
+from services.planner.rates import Rates
 
 _STRESS_TEST = "run `elite profile --stress`"
 _MEASURED_ON_ALL = (
@@ -83,7 +84,7 @@ def _machine(profile: profiler_pb2.NodeProfile, index: int) -> Machine:
     on_cuda = device.kind == profiler_pb2.DEVICE_KIND_CUDA
     kind = DeviceKind.CUDA if on_cuda else DeviceKind.CPU
     capability = (device.compute_capability.major, device.compute_capability.minor)
-    measured = _measured(device, index)
+    measured = _measured(device, host.scratch_disk, index)
     overhead = host.process_overhead_bytes or process_overhead_bytes(kind)
     notes = list(measured.notes)
     if not host.process_overhead_bytes:
@@ -102,20 +103,23 @@ def _machine(profile: profiler_pb2.NodeProfile, index: int) -> Machine:
         dtypes=_dtypes(device, kind, capability),
         attention_kernels=kernels,
         has_bitsandbytes=_has_bitsandbytes(software),
+        power_watts=device.power_limit_watts,
+        driver_version=device.driver_version,
+        torch_version=_version(software, "torch"),
         notes=tuple(notes),
     )
 
 
-def _measured(device: profiler_pb2.Device, index: int) -> _Measured:
+def _measured(device: profiler_pb2.Device, disk: profiler_pb2.Disk, index: int) -> _Measured:
     if device.HasField("measurements"):
         _check_complete(device, index)
-        return _from_measurements(device)
+        return _from_measurements(device, disk)
     card = None
     if device.kind == profiler_pb2.DEVICE_KIND_CUDA:
         card = card_named(device.name, device.memory_total_bytes)
     if card is None:
         raise _missing(index, _needed(device))
-    return _from_card(device, card)
+    return _from_card(device, card, disk)
 
 
 def _needed(device: profiler_pb2.Device) -> list[str]:
@@ -142,29 +146,20 @@ def _missing(index: int, names: list[str]) -> ServiceError:
     )
 
 
-def _from_measurements(device: profiler_pb2.Device) -> _Measured:
+def _from_measurements(device: profiler_pb2.Device, disk: profiler_pb2.Disk) -> _Measured:
     """Safe bytes are what was measured, or what is free now when that is less."""
     measurements = device.measurements
     free = device.memory_free_bytes - measurements.runtime_overhead_bytes
     safe = measurements.safe_allocatable_bytes
-    attention = sorted(
-        (rate.sequence_tokens, rate.flops_per_second) for rate in measurements.attention_rates
-    )
-    rates = Rates(
-        matmul_16bit=measurements.matmul_16bit_flops_per_second,
-        matmul_32bit=measurements.matmul_32bit_flops_per_second,
-        attention=tuple(attention),
-        memory_bandwidth=measurements.memory_bandwidth_bytes_per_second,
-        host_to_device=measurements.host_to_device_pinned_bytes_per_second,
-        device_to_host=measurements.device_to_host_pinned_bytes_per_second,
-    )
+    rates = measured_rates(measurements, disk)
     return _Measured(min(safe, free) if free > 0 else safe, rates, ())
 
 
-def _from_card(device: profiler_pb2.Device, card: GpuCard) -> _Measured:
+def _from_card(device: profiler_pb2.Device, card: GpuCard, disk: profiler_pb2.Disk) -> _Measured:
     memory = min(card.visible_bytes, device.memory_free_bytes or card.visible_bytes)
     safe = max(0, memory - card.runtime_overhead_bytes)
-    return _Measured(safe, card_rates(card), card_notes(card))
+    measured = (disk.read_bytes_per_second, disk.write_bytes_per_second)
+    return _Measured(safe, card_rates(card, measured), card_notes(card))
 
 
 def _dtypes(
@@ -201,3 +196,7 @@ def _has_bitsandbytes(software: profiler_pb2.Software) -> bool:
     """A profile without any package says nothing about packages."""
     names = {package.name for package in software.packages}
     return not names or "bitsandbytes" in names
+
+
+def _version(software: profiler_pb2.Software, name: str) -> str:
+    return next((package.version for package in software.packages if package.name == name), "")

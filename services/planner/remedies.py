@@ -2,29 +2,68 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from enum import Enum
+
 from services.planner.gpus import GpuCard, gpu_cards
 from services.planner.ladder import Tier
 from services.planner.machine import Machine
 from services.planner.models import ModelShape
 
-ALLOW_LOSSY = ", or leave exact_only out, which allows NF4 weights"
+
+class Resource(Enum):
+    """What can keep a tier from fitting."""
+
+    GPU_MEMORY = "GPU memory"
+    HOST_MEMORY = "host memory"
+    DISK = "disk"
+    TIME = "time"
+    SOFTWARE = "software"
 
 
-def remedy_for_bytes(missing_bytes: float, what: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """One change that, alone, makes a tier fit."""
+
+    text: str
+    resource: Resource
+    bytes: int = 0
+    seconds: float = 0.0
+    gpu_id: str = ""
+    optimization_id: str = ""
+
+
+def remedy_for_bytes(missing_bytes: float, resource: Resource) -> Remedy:
     """How much more of what binds."""
-    return f"{missing_bytes / 1e9:.1f} GB more {what}"
+    missing = math.ceil(missing_bytes)
+    return Remedy(f"{missing / 1e9:.1f} GB more {resource.value}", resource, missing)
 
 
-def remedy_for_gpu(missing_bytes: float, safe_bytes: float) -> str:
+def remedy_for_gpu(missing_bytes: float, safe_bytes: float) -> Remedy:
     """How much more GPU memory, and the smallest card that has `safe_bytes` for tensors."""
+    more = remedy_for_bytes(missing_bytes, Resource.GPU_MEMORY)
     card = smallest_card(safe_bytes)
-    place = f"a card like {card.gpu_id}" if card else "more than any card in the table has"
-    return f"{remedy_for_bytes(missing_bytes, 'GPU memory')}: {place}"
+    if card is None:
+        text, gpu_id = f"{more.text}: more than any card in the table has", ""
+    else:
+        text, gpu_id = f"{more.text}: a card like {card.gpu_id}", card.gpu_id
+    return Remedy(text, Resource.GPU_MEMORY, more.bytes, gpu_id=gpu_id)
 
 
-def remedy_for_time(step_seconds: float) -> str:
+def remedy_for_time(window_seconds: float) -> Remedy:
     """What the caller may change about a step that takes too long."""
-    return f"allow {step_seconds:.3g} seconds a step, or choose a faster device"
+    text = f"allow {window_seconds:.3g} seconds a step, or choose a faster device"
+    return Remedy(text, Resource.TIME, seconds=window_seconds)
+
+
+def remedy_for_permission(optimization_id: str) -> Remedy:
+    """What the caller may allow; no id stands for what exact_only forbids."""
+    if optimization_id:
+        text = f"allow {optimization_id}, which is lossy"
+    else:
+        text = "leave exact_only out, which allows NF4 weights and 8-bit AdamW"
+    return Remedy(text, Resource.SOFTWARE, optimization_id=optimization_id)
 
 
 def smallest_card(safe_bytes: float) -> GpuCard | None:
@@ -37,19 +76,21 @@ def smallest_card(safe_bytes: float) -> GpuCard | None:
     return min(fitting, key=lambda card: card.visible_bytes, default=None)
 
 
-def remedy_for_kernel(machine: Machine) -> str:
+def remedy_for_kernel(machine: Machine) -> Remedy:
     """What to do when no set is legal."""
-    return (
+    text = (
         f"{machine.device_name} has no working fused attention kernel: install the torch this "
         f"project pins, run `elite profile --stress`, and plan again"
     )
+    return Remedy(text, Resource.SOFTWARE)
 
 
-def remedy_for_window(model: ModelShape, tier: Tier) -> str:
+def remedy_for_window(model: ModelShape, tier: Tier) -> Remedy:
     """What to do about layers that attend to fewer tokens than the tier has."""
-    return (
+    text = (
         f"{model.windowed_layer_count} of {model.layer_count} layers of {model.display_name} "
         f"attend to the last {model.sliding_window} tokens only, and the fused kernels here "
         f"compute full causal attention: choose a model without a sliding window, or a tier of at "
         f"most {model.sliding_window} tokens (this one has {tier.tokens})"
     )
+    return Remedy(text, Resource.SOFTWARE)

@@ -6,33 +6,15 @@ import difflib
 
 from elite.planner.v1 import planner_pb2 as pb
 from services.common.errors import ErrorReason, ServiceError, invalid_field
-from services.planner.catalogue import optimizations
-from services.planner.gpus import gpu_cards
+from services.planner.adapters import Adapters
+from services.planner.gpus import GpuCard, gpu_cards
+from services.planner.grids import OPT_IN
 from services.planner.ladder import Tier
-from services.planner.machine import (
-    FUSED_KERNELS,
-    ComputeDtype,
-    DeviceKind,
-    Machine,
-    hypothetical_machine,
-)
+from services.planner.machine import ComputeDtype, Machine, hypothetical_machine
 from services.planner.models import ModelShape, model_by_id, model_from_config
-from services.planner.options import (
-    ACTIVATION_OFFLOAD,
-    ADAMW_8BIT,
-    CHECKPOINTING,
-    FLASH_ATTENTION,
-    MIXED_PRECISION,
-    QLORA,
-    TILED_LOSS,
-    BasePrecision,
-    OptimizationSet,
-)
 from services.planner.profiles import machine_from_profile
+from services.planner.schedule import Schedule, Stage
 from services.planner.search import DEFAULT_HEADROOM, Constraints
-
-_IDS = "optimization_ids"
-_AVAILABLE = ("applied", "offered")
 
 
 def read_machine(machine: pb.Machine, constraints: pb.Constraints) -> Machine:
@@ -45,8 +27,25 @@ def read_machine(machine: pb.Machine, constraints: pb.Constraints) -> Machine:
         problem = f"is {constraints.device_index}; a hypothetical machine has one device"
         raise invalid_field("constraints.device_index", problem, "leave it out")
     if wanted.gpu_id not in gpu_cards():
-        raise _unknown("machine.hypothetical.gpu_id", wanted.gpu_id, list(gpu_cards()), "ListGpus")
+        raise unknown("machine.hypothetical.gpu_id", wanted.gpu_id, list(gpu_cards()), "ListGpus")
     return hypothetical_machine(wanted.gpu_id, wanted.host_memory_bytes, wanted.disk_free_bytes)
+
+
+def read_cards(request: pb.WhatIfRequest) -> list[GpuCard]:
+    """The cards of a request, all of the table when it names none. Raises `ServiceError`."""
+    if request.constraints.device_index:
+        problem = "picks a device of a profile, and every card here is alone in its host"
+        raise invalid_field("constraints.device_index", problem, "leave it out")
+    cards = gpu_cards()
+    for index, gpu_id in enumerate(request.gpu_ids):
+        if gpu_id not in cards:
+            raise unknown(f"gpu_ids[{index}]", gpu_id, list(cards), "ListGpus")
+    return [cards[gpu_id] for gpu_id in dict.fromkeys(request.gpu_ids)] or list(cards.values())
+
+
+def machine_with(card: GpuCard, request: pb.WhatIfRequest) -> Machine:
+    """The request's host with this card in it."""
+    return hypothetical_machine(card.gpu_id, request.host_memory_bytes, request.disk_free_bytes)
 
 
 def read_model(reference: pb.ModelReference) -> ModelShape:
@@ -56,10 +55,21 @@ def read_model(reference: pb.ModelReference) -> ModelShape:
     return model_from_config(reference.config_json)
 
 
-def read_constraints(message: pb.Constraints, ladder: tuple[Tier, ...]) -> Constraints:
-    """The constraints of a request. Raises `ServiceError` for a tier the ladder lacks."""
+def read_constraints(
+    message: pb.Constraints, ladder: tuple[Tier, ...], schedule: Schedule | None = None
+) -> Constraints:
+    """The constraints of a request. Raises `ServiceError` naming the one that cannot be."""
     if message.tier:
         find_tier(ladder, message.tier, "constraints.tier")
+    for index, name in enumerate(message.allowed_lossy_ids):
+        if name not in OPT_IN:
+            raise unknown(f"constraints.allowed_lossy_ids[{index}]", name, list(OPT_IN), "")
+    if message.exact_only and message.allowed_lossy_ids:
+        problem = "names lossy optimisations and constraints.exact_only is set"
+        raise invalid_field("constraints.allowed_lossy_ids", problem, "drop one of them")
+    if message.max_run_seconds and schedule is None:
+        problem = "limits the whole run, and the request has no schedule"
+        raise invalid_field("constraints.max_run_seconds", problem, "give schedule.steps or epochs")
     has_headroom = message.HasField("headroom_fraction")
     return Constraints(
         host_memory_bytes=message.host_memory_bytes,
@@ -68,6 +78,52 @@ def read_constraints(message: pb.Constraints, ladder: tuple[Tier, ...]) -> Const
         exact_only=message.exact_only,
         tier=message.tier,
         headroom_fraction=message.headroom_fraction if has_headroom else DEFAULT_HEADROOM,
+        max_run_seconds=message.max_run_seconds,
+        schedule=schedule,
+        allowed=frozenset(message.allowed_lossy_ids),
+        runnable_only=message.runnable_only,
+    )
+
+
+def read_adapters(message: pb.Adapters, model: ModelShape, machine: Machine) -> Adapters:
+    """The adapters of a request. Raises `ServiceError` naming the module or dtype that is wrong."""
+    names = [linear.name for linear in model.linears]
+    for index, name in enumerate(message.target_modules):
+        if name not in names:
+            raise unknown(f"adapters.target_modules[{index}]", name, names, "")
+    sixteen_bit = {pb.DTYPE_BFLOAT16: ComputeDtype.BFLOAT16, pb.DTYPE_FLOAT16: ComputeDtype.FLOAT16}
+    wanted = sixteen_bit.get(message.dtype)
+    if wanted is not None and wanted not in machine.dtypes:
+        problem = f"is {wanted.value}, in which {machine.device_name} does not compute"
+        raise invalid_field("adapters.dtype", problem, "leave it out, or give DTYPE_FLOAT32")
+    return Adapters(
+        target_modules=tuple(message.target_modules),
+        float32=message.dtype == pb.DTYPE_FLOAT32,
+        dropout=message.dropout,
+        rank=message.rank,
+    )
+
+
+def read_schedule(message: pb.Schedule, ladder: tuple[Tier, ...]) -> Schedule:
+    """The schedule of a request. Raises `ServiceError` for lengths that contradict or lack."""
+    if message.steps and message.epochs:
+        problem = "are both given: steps and epochs each say how long the run is"
+        raise invalid_field("schedule", problem, "drop one of them")
+    if not message.steps and not message.epochs:
+        raise invalid_field("schedule.steps", "is missing", "give steps, or epochs")
+    if message.epochs and not message.dataset_tokens:
+        problem = "is missing, and schedule.epochs counts passes over the data"
+        raise invalid_field("schedule.dataset_tokens", problem, "give the tokens of the data")
+    stages = tuple(
+        Stage(find_tier(ladder, stage.tier, f"schedule.curriculum[{index}].tier"), stage.steps)
+        for index, stage in enumerate(message.curriculum)
+    )
+    return Schedule(
+        steps=message.steps,
+        epochs=message.epochs,
+        dataset_tokens=message.dataset_tokens,
+        accumulation=message.gradient_accumulation_steps or 1,
+        curriculum=stages,
     )
 
 
@@ -87,80 +143,11 @@ def find_tier(ladder: tuple[Tier, ...], number: int, field: str) -> Tier:
     raise invalid_field(field, f"is {number}, which is not a tier", f"the ladder has {numbers}")
 
 
-def read_set(ids: list[str], machine: Machine, exact_only: bool) -> OptimizationSet:
-    """The set that has exactly these optimisations on.
-
-    Raises `ServiceError` naming the id that is unknown, not built, or impossible here.
-    """
-    for index, name in enumerate(ids):
-        _check_id(f"{_IDS}[{index}]", name, exact_only)
-    on = frozenset(ids)
-    sixteen_bit = machine.dtypes[0] if MIXED_PRECISION in on else ComputeDtype.FLOAT32
-    chosen = OptimizationSet(
-        base_precision=BasePrecision.NF4 if QLORA in on else BasePrecision.FULL,
-        dtype=sixteen_bit,
-        checkpointing=CHECKPOINTING in on,
-        layer_inputs_on_host=ACTIVATION_OFFLOAD in on,
-        adamw_8bit=ADAMW_8BIT in on,
-        tiled_loss=TILED_LOSS in on,
-        attention_kernel=_kernel(FLASH_ATTENTION in on, machine),
-    )
-    _check_legal(chosen, ids, machine)
-    return chosen
-
-
-def _check_id(field: str, name: str, exact_only: bool) -> None:
-    row = optimizations().get(name)
-    if row is None:
-        raise _unknown(field, name, list(optimizations()), "ListOptimizations")
-    if row.status not in _AVAILABLE:
-        raise invalid_field(field, f"{name} is {row.status}, not available", "leave it out")
-    if exact_only and not row.exact:
-        problem = f"{name} is lossy and constraints.exact_only is set"
-        raise invalid_field(field, problem, "drop one of them")
-
-
-def _kernel(flash: bool, machine: Machine) -> str:
-    """Flash if it was asked for, else the best other fused kernel that works."""
-    working = [name for name in FUSED_KERNELS if name in machine.attention_kernels]
-    wanted = [name for name in working if (name == "sdpa_flash") == flash]
-    if wanted:
-        return wanted[0]
-    if flash:
-        problem = f"{machine.device_name} has no working flash kernel"
-        fix = f"leave {FLASH_ATTENTION} out"
-    else:
-        problem = f"{machine.device_name} has no working fused kernel but flash"
-        fix = f"add {FLASH_ATTENTION}"
-    raise invalid_field(_IDS, problem, fix, reason=ErrorReason.PRECONDITION_FAILED)
-
-
-def _check_legal(chosen: OptimizationSet, ids: list[str], machine: Machine) -> None:
-    if chosen.dtype not in machine.dtypes:
-        problem = f"fp32 compute is not supported on {machine.device_name}"
-        raise invalid_field(_IDS, problem, f"add {MIXED_PRECISION}")
-    if chosen.layer_inputs_on_host and not chosen.checkpointing:
-        problem = f"{ACTIVATION_OFFLOAD} moves what {CHECKPOINTING} keeps"
-        raise invalid_field(_at(ids, ACTIVATION_OFFLOAD), problem, f"add {CHECKPOINTING}")
-    on_card = machine.device_kind is DeviceKind.CUDA and not machine.shared_memory
-    if chosen.layer_inputs_on_host and not on_card:
-        problem = f"{machine.device_name} computes in host memory already"
-        raise invalid_field(_at(ids, ACTIVATION_OFFLOAD), problem, "leave it out")
-    needs_bitsandbytes = [name for name in (QLORA, ADAMW_8BIT) if name in ids]
-    if needs_bitsandbytes and not machine.has_bitsandbytes:
-        problem = f"{needs_bitsandbytes[0]} needs bitsandbytes, which the profile does not list"
-        raise invalid_field(
-            _at(ids, needs_bitsandbytes[0]), problem, "install it and profile again"
-        )
-
-
-def _at(ids: list[str], name: str) -> str:
-    return f"{_IDS}[{ids.index(name)}]"
-
-
-def _unknown(field: str, name: str, known: list[str], listing: str) -> ServiceError:
+def unknown(field: str, name: str, known: list[str], listing: str) -> ServiceError:
+    """The error for a name that is not among those known, with close ones."""
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
+    where = f"{listing} has all ids" if listing else f"one of {', '.join(known)}"
     return invalid_field(
-        field, f"{name!r} is unknown", f"{hint}{listing} has all ids", reason=ErrorReason.NOT_FOUND
+        field, f"{name!r} is unknown", f"{hint}{where}", reason=ErrorReason.NOT_FOUND
     )

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
+
 from elite.planner.v1 import planner_pb2 as pb
 from elite.profiler.v1 import profiler_pb2
 from services.planner import cost, memory
+from services.planner.adapters import Adapters
+from services.planner.calibration import UNCALIBRATED, Correction
 from services.planner.catalogue import optimizations
+from services.planner.evaluation import Candidate
+from services.planner.explanation import Derivation
 from services.planner.gpus import GpuCard
 from services.planner.ladder import Tier
 from services.planner.machine import ComputeDtype, DeviceKind, Machine
 from services.planner.models import ModelShape
-from services.planner.options import BasePrecision, OptimizationSet
-from services.planner.search import Budget, Candidate, Resource, Verdict
+from services.planner.options import (
+    BasePrecision,
+    Codec,
+    OptimizationSet,
+    Place,
+    Policy,
+    not_runnable,
+)
+from services.planner.remedies import Remedy, Resource
+from services.planner.schedule import RunCost, start_seconds
+from services.planner.search import Budget, Verdict
 
 DTYPES = {
     ComputeDtype.BFLOAT16: pb.DTYPE_BFLOAT16,
@@ -32,59 +48,172 @@ _RESOURCES = {
 }
 # LoRA's scale is alpha over rank; twice the rank is usual (arXiv 2106.09685 uses a constant).
 _ALPHA_PER_RANK = 2.0
+# The longest text of a field, as planner.proto has it.
+_LONGEST_TEXT = 4096
+_CODECS = {Codec.EXACT: pb.CODEC_EXACT, Codec.INT8: pb.CODEC_INT8, Codec.NF4: pb.CODEC_NF4}
+_PLACES = {
+    Place.NOWHERE: pb.PLACEMENT_UNSPECIFIED,
+    Place.DEVICE: pb.PLACEMENT_DEVICE,
+    Place.HOST: pb.PLACEMENT_HOST,
+    Place.DISK: pb.PLACEMENT_DISK,
+}
+_POLICIES = {
+    Policy.KEEP_ALL: pb.CHECKPOINT_POLICY_NONE,
+    Policy.EVERY_LAYER: pb.CHECKPOINT_POLICY_EVERY_LAYER,
+    Policy.SELECTIVE: pb.CHECKPOINT_POLICY_SELECTIVE,
+}
 
 
-def plan_message(
-    candidate: Candidate, model: ModelShape, machine: Machine, budget: Budget
-) -> pb.Plan:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a plan is told from, beside its candidate."""
+
+    model: ModelShape
+    machine: Machine
+    budget: Budget
+    adapters: Adapters
+    correction: Correction = UNCALIBRATED
+    run: RunCost | None = None
+    derivations: tuple[Derivation, ...] = ()
+
+
+def plan_message(candidate: Candidate, answer: Answer) -> pb.Plan:
     """Everything the engine needs, and what the run is predicted to take."""
     tier, chosen, taken = candidate.tier, candidate.chosen, candidate.memory
-    rows = optimizations()
-    return pb.Plan(
+    model, machine, budget = answer.model, answer.machine, answer.budget
+    message = pb.Plan(
         tier=tier.tier,
         context_tokens=tier.context_tokens,
         target_tokens=tier.target_tokens,
         model=model_message(model),
-        lora=pb.Lora(
-            rank=tier.lora_rank,
-            alpha=_ALPHA_PER_RANK * tier.lora_rank,
-            target_modules=[linear.name for linear in model.linears],
-            parameter_count=model.lora_parameters(tier.lora_rank),
-        ),
-        execution=_execution(chosen, taken.loss_tile_rows),
-        optimizations=[
-            pb.AppliedOptimization(id=name, name=rows[name].name, exact=rows[name].exact)
-            for name in chosen.ids(model)
-        ],
+        lora=_lora(tier, model, answer.adapters),
+        execution=_execution(chosen, taken),
+        optimizations=_applied(chosen.ids(model)),
         gpu_memory=_memory(taken.device, budget.gpu_bytes),
         host_memory=_memory(taken.host, budget.host_bytes),
         disk=_memory(taken.disk, budget.disk_bytes),
         step_seconds=candidate.cost.seconds,
+        step_seconds_low=candidate.cost.low,
+        step_seconds_high=candidate.cost.high,
         time_lines=[
             pb.TimeLine(name=name, seconds=seconds, formula_id=cost.FORMULAS[name])
             for name, seconds in candidate.cost.lines.items()
+            if seconds > 0
         ],
+        start_seconds=start_seconds(model, candidate, machine),
+        disk_written_bytes_per_step=int(candidate.cost.disk_written_bytes),
+        power_watts=machine.power_watts,
         device_kind=_DEVICE_KINDS[machine.device_kind],
         device_index=machine.device_index,
+        derivations=[_derivation(one) for one in answer.derivations],
+        not_runnable=not_runnable(chosen),
+        planned_on=pb.PlannedOn(
+            device_name=machine.device_name,
+            driver_version=machine.driver_version,
+            torch_version=machine.torch_version,
+        ),
+    )
+    if answer.run is not None:
+        message.run.CopyFrom(_run_cost(answer.run))
+    learned = answer.correction
+    if learned.memory_runs or learned.time_runs:
+        message.calibration.CopyFrom(
+            pb.Calibration(
+                memory_run_count=learned.memory_runs, time_run_count=learned.time_runs,
+                memory_factor=learned.memory_factor, time_factor=learned.time_factor,
+            )
+        )  # fmt: skip
+    return message
+
+
+def _lora(tier: Tier, model: ModelShape, adapters: Adapters) -> pb.Lora:
+    rank = adapters.rank or tier.lora_rank
+    targets = [linear for linear in model.linears if adapters.targets(linear.name)]
+    width = sum(linear.inputs + linear.outputs for linear in targets)
+    return pb.Lora(
+        rank=rank,
+        alpha=_ALPHA_PER_RANK * rank,
+        target_modules=[linear.name for linear in targets],
+        parameter_count=model.layer_count * rank * width,
+        dtype=pb.DTYPE_FLOAT32 if adapters.float32 else pb.DTYPE_UNSPECIFIED,
+        dropout=adapters.dropout,
     )
 
 
-def _execution(chosen: OptimizationSet, loss_tile_rows: int) -> pb.Execution:
+@cache
+def _applied(ids: tuple[str, ...]) -> tuple[pb.AppliedOptimization, ...]:
+    rows = optimizations()
+    return tuple(
+        pb.AppliedOptimization(id=name, name=rows[name].name, exact=rows[name].exact)
+        for name in ids
+    )
+
+
+def _execution(chosen: OptimizationSet, taken: memory.RunMemory) -> pb.Execution:
     nf4 = chosen.base_precision is BasePrecision.NF4
+    streaming = _streaming(chosen, taken) if chosen.streaming else None
+    inputs = pb.Store(placement=_PLACES[chosen.layer_inputs], codec=_CODECS[chosen.codec])
     return pb.Execution(
-        executor=pb.EXECUTOR_RESIDENT,
+        executor=pb.EXECUTOR_STREAMING if chosen.streaming else pb.EXECUTOR_RESIDENT,
         base_precision=pb.BASE_PRECISION_NF4 if nf4 else pb.BASE_PRECISION_FULL,
         compute_dtype=DTYPES[chosen.dtype],
-        checkpoint_policy=pb.CHECKPOINT_POLICY_EVERY_LAYER
-        if chosen.checkpointing
-        else pb.CHECKPOINT_POLICY_NONE,
-        layer_inputs=pb.Store(
-            placement=pb.PLACEMENT_HOST if chosen.layer_inputs_on_host else pb.PLACEMENT_DEVICE
-        ),
-        loss_tile_rows=loss_tile_rows,
+        checkpoint_policy=_POLICIES[chosen.policy],
+        layer_inputs=inputs if chosen.checkpointing else None,
+        layer_input_interval=chosen.layer_input_interval,
+        loss_tile_rows=taken.loss_tile_rows,
         optimizer=pb.OPTIMIZER_KIND_ADAMW_8BIT if chosen.adamw_8bit else pb.OPTIMIZER_KIND_ADAMW,
         attention_kernel=chosen.attention_kernel,
+        weight_placement=_PLACES[chosen.weights],
+        key_value_head_count=chosen.key_value_heads,
+        streaming=streaming,
     )
+
+
+def _streaming(chosen: OptimizationSet, taken: memory.RunMemory) -> pb.Streaming:
+    def exact(place: Place) -> pb.Store:
+        return pb.Store(placement=_PLACES[place], codec=pb.CODEC_EXACT)
+
+    return pb.Streaming(
+        chunk_tokens=taken.chunk_tokens,
+        page_tokens=taken.chunk_tokens,
+        key_values=exact(chosen.key_values),
+        attention_outputs=exact(chosen.attention_outputs),
+        hidden_gradients=exact(chosen.hidden_gradients),
+    )
+
+
+def _run_cost(run: RunCost) -> pb.RunCost:
+    return pb.RunCost(
+        steps=run.steps,
+        seconds=run.seconds,
+        seconds_low=run.low,
+        seconds_high=run.high,
+        energy_joules=run.energy_joules,
+        disk_written_bytes=run.disk_written_bytes,
+        trained_tokens=run.trained_tokens,
+        stages=[
+            pb.RunStage(
+                tier=stage.tier, steps=stage.steps, step_seconds=stage.step_seconds,
+                seconds=stage.seconds,
+            )
+            for stage in run.stages
+        ],
+    )  # fmt: skip
+
+
+def _derivation(derivation: Derivation) -> pb.Derivation:
+    return pb.Derivation(
+        budget=derivation.budget,
+        line=derivation.line,
+        formula_id=derivation.formula_id,
+        expression=_clipped(derivation.expression),
+        with_numbers=_clipped(derivation.with_numbers),
+        value=derivation.value,
+    )
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 3] + "..."
 
 
 def _memory(estimate: memory.MemoryEstimate, budget_bytes: int) -> pb.MemoryEstimate:
@@ -100,7 +229,9 @@ def _memory(estimate: memory.MemoryEstimate, budget_bytes: int) -> pb.MemoryEsti
     )
 
 
-def verdict_message(verdict: Verdict, model: ModelShape) -> pb.TierVerdict:
+def verdict_message(
+    verdict: Verdict, model: ModelShape, run_seconds: float = 0.0
+) -> pb.TierVerdict:
     """The verdict on one tier."""
     tier, candidate = verdict.tier, verdict.candidate
     message = pb.TierVerdict(
@@ -113,14 +244,29 @@ def verdict_message(verdict: Verdict, model: ModelShape) -> pb.TierVerdict:
         shortfall_bytes=verdict.shortfall_bytes,
         shortfall_seconds=verdict.shortfall_seconds,
         remedy=verdict.remedy,
+        remedies=[_remedy(remedy) for remedy in verdict.remedies],
+        run_seconds=run_seconds,
     )
     if candidate is not None:
         message.gpu_bytes = candidate.memory.device.total_bytes
         message.host_bytes = candidate.memory.host.total_bytes
         message.disk_bytes = candidate.memory.disk.total_bytes
         message.step_seconds = candidate.cost.seconds
+        message.step_seconds_low = candidate.cost.low
+        message.step_seconds_high = candidate.cost.high
         message.optimization_ids.extend(candidate.chosen.ids(model))
     return message
+
+
+def _remedy(remedy: Remedy) -> pb.Remedy:
+    return pb.Remedy(
+        text=remedy.text,
+        resource=_RESOURCES[remedy.resource],
+        bytes=remedy.bytes,
+        seconds=remedy.seconds,
+        gpu_id=remedy.gpu_id,
+        optimization_id=remedy.optimization_id,
+    )
 
 
 def budget_message(budget: Budget, machine: Machine) -> pb.Budget:
@@ -199,6 +345,7 @@ def gpu_message(card: GpuCard) -> pb.Gpu:
         ),
         host_to_device_pinned_bytes_per_second=card.host_to_device_pinned,
         advice=card.advice,
+        power_limit_watts=card.power_limit_watts,
     )
 
 

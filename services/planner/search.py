@@ -1,37 +1,38 @@
-"""The search: every tier from the top, every legal set, the cheapest in time that fits."""
+"""The search: every tier, every legal set, the cheapest in time that fits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from services.planner.cost import StepCost, matmul_rate, step_cost
+import numpy as np
+
+from services.planner.adapters import EVERY_LINEAR, Adapters
+from services.planner.calibration import UNCALIBRATED, Correction
+from services.planner.evaluation import Candidate, Evaluated, Evaluation
+from services.planner.grids import DEFAULT_LOSSY, OPT_IN, Grid, choice, grid_of
 from services.planner.ladder import Tier
 from services.planner.machine import Machine
-from services.planner.memory import RunMemory, run_memory
+from services.planner.memory import Sizing
 from services.planner.models import ModelShape
-from services.planner.options import OptimizationSet, legal_sets
+from services.planner.options import OptimizationSet, Place
 from services.planner.remedies import (
-    ALLOW_LOSSY,
+    Remedy,
+    Resource,
     remedy_for_bytes,
     remedy_for_gpu,
     remedy_for_kernel,
+    remedy_for_permission,
     remedy_for_time,
     remedy_for_window,
+    smallest_card,
 )
+from services.planner.schedule import Schedule
 
 DEFAULT_HEADROOM = 0.12
-
-
-class Resource(Enum):
-    """What can keep a tier from fitting."""
-
-    GPU_MEMORY = "GPU memory"
-    HOST_MEMORY = "host memory"
-    DISK = "disk"
-    TIME = "time"
-    SOFTWARE = "software"
+# What a shortfall weighs against where no disk was named.
+_USUAL_DISK_BYTES = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,17 @@ class Constraints:
     exact_only: bool = False
     tier: int = 0
     headroom_fraction: float = DEFAULT_HEADROOM
+    max_run_seconds: float = 0.0
+    schedule: Schedule | None = None
+    allowed: frozenset[str] = field(default_factory=frozenset)
+    runnable_only: bool = False
+
+    def longest_step_seconds(self, tier: Tier) -> float:
+        """The tighter of the two limits on time, for one step over one window; 0 for none."""
+        limits = [self.max_step_seconds] if self.max_step_seconds else []
+        if self.max_run_seconds and self.schedule:
+            limits.append(self.max_run_seconds / self.schedule.windows_at(tier))
+        return min(limits, default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +75,6 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One tier under one set, with what it takes."""
-
-    tier: Tier
-    chosen: OptimizationSet
-    memory: RunMemory
-    cost: StepCost
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether a tier fits, with the best candidate; None when the machine has no legal set."""
 
@@ -81,12 +83,17 @@ class Verdict:
     binding: Resource | None
     shortfall_bytes: int
     shortfall_seconds: float
-    remedy: str
+    remedies: tuple[Remedy, ...] = ()
 
     @property
     def fits(self) -> bool:
         """True when nothing binds."""
         return self.binding is None
+
+    @property
+    def remedy(self) -> str:
+        """The smallest change in words; empty when it fits."""
+        return self.remedies[0].text if self.remedies else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,106 +127,250 @@ def _smaller(available: int, limit: int) -> int:
 
 
 def plan(
-    ladder: Sequence[Tier], model: ModelShape, machine: Machine, constraints: Constraints
+    ladder: Sequence[Tier],
+    model: ModelShape,
+    machine: Machine,
+    constraints: Constraints,
+    adapters: Adapters = EVERY_LINEAR,
+    correction: Correction = UNCALIBRATED,
 ) -> Result:
     """Chooses the highest tier that fits, and its fastest set; judges every other tier.
 
     With `constraints.tier` the choice is that tier or none.
     """
-    budget = budget_for(machine, constraints)
-    sets = usable_sets(machine, constraints.exact_only)
-    verdicts = tuple(judge(tier, sets, model, machine, constraints, budget) for tier in ladder)
+    search = Search(model, machine, constraints, adapters, correction)
+    verdicts = search.judge_all(ladder)
     eligible = [
         verdict for verdict in verdicts
         if verdict.fits and constraints.tier in (0, verdict.tier.tier)
     ]  # fmt: skip
     chosen = eligible[-1].candidate if eligible else None
-    return Result(chosen, verdicts, budget)
+    return Result(chosen, verdicts, search.budget)
 
 
-def usable_sets(machine: Machine, exact_only: bool) -> list[OptimizationSet]:
-    """Legal sets whose dtype the machine has a rate for."""
-    return [
-        chosen
-        for chosen in legal_sets(machine, exact_only)
-        if matmul_rate(machine.rates, chosen.dtype) > 0
-    ]
+class Search:
+    """One request: a model with its adapters, a machine, constraints."""
+
+    def __init__(
+        self,
+        model: ModelShape,
+        machine: Machine,
+        constraints: Constraints,
+        adapters: Adapters = EVERY_LINEAR,
+        correction: Correction = UNCALIBRATED,
+    ) -> None:
+        self._model, self._machine, self._constraints = model, machine, constraints
+        self.budget = budget_for(machine, constraints)
+        self.evaluation = Evaluation(model, machine, adapters, correction)
+
+    def judge_all(self, ladder: Sequence[Tier]) -> tuple[Verdict, ...]:
+        """A verdict on every tier: the fastest set that fits, else what would make one fit."""
+        grid = self._grid()
+        if grid is None:
+            why = (remedy_for_kernel(self._machine),)
+            return tuple(Verdict(t, None, Resource.SOFTWARE, 0, 0.0, why) for t in ladder)
+        found = self.evaluation.all(ladder, grid, self.budget.gpu_bytes)
+        missing = self._missing(found, ladder, grid.on_disk)
+        forbidden = self._forbidden(grid)
+        fits = ~np.any([amount > 0 for amount in missing.values()], axis=0)
+        seconds = np.where(fits & ~forbidden.any(axis=0), found.seconds, np.inf)
+        best = seconds.argmin(axis=1)
+        return tuple(
+            self._fitting(tier, found.sets[best[row]])
+            if np.isfinite(seconds[row, best[row]])
+            else self._refused(
+                tier, found, {name: amount[row] for name, amount in missing.items()}, forbidden, row
+            )
+            for row, tier in enumerate(ladder)
+        )
+
+    def judge(self, tier: Tier, chosen: OptimizationSet, sizing: Sizing) -> Verdict:
+        """The verdict on one tier under one set."""
+        candidate = self.evaluation.one(tier, chosen, sizing)
+        found = Evaluated(
+            (chosen,), *(np.array([[value]]) for value in (
+                candidate.memory.device.total_bytes, candidate.memory.host.total_bytes,
+                candidate.memory.disk.total_bytes, candidate.cost.seconds,
+            ))
+        )  # fmt: skip
+        lacks = self._missing(found, [tier], np.array([Place.DISK in chosen.places]))
+        missing = {name: amount[0] for name, amount in lacks.items()}
+        if any(amount[0] > 0 for amount in missing.values()):
+            verdict = self._refused(tier, found, missing, np.array([[False]]), 0)
+            return replace(verdict, candidate=candidate)
+        return self._if_read(tier, Verdict(tier, candidate, None, 0, 0.0))
+
+    def _grid(self) -> Grid | None:
+        wanted = choice(
+            self._machine, self._model, exact_only=self._constraints.exact_only,
+            runnable_only=self._constraints.runnable_only,
+        )  # fmt: skip
+        return grid_of(wanted) if wanted else None
+
+    def _missing(
+        self, found: Evaluated, ladder: Sequence[Tier], on_disk: Any
+    ) -> Mapping[Resource, Any]:
+        """What every set lacks, in bytes, and in seconds for time; 0 where it fits.
+
+        A disk that nobody named is enough for checkpoints, and for nothing else.
+        """
+        budget = self.budget
+        on_device = found.device_bytes - budget.gpu_bytes
+        on_host = found.host_bytes - budget.host_bytes
+        needs = {Resource.HOST_MEMORY: on_host}
+        if budget.one_pool:
+            needs[Resource.HOST_MEMORY] = np.maximum(on_host, on_device)
+        else:
+            needs[Resource.GPU_MEMORY] = on_device
+        if budget.disk_bytes:
+            needs[Resource.DISK] = found.disk_bytes - budget.disk_bytes
+        else:
+            needs[Resource.DISK] = np.where(on_disk, found.disk_bytes, 0)
+        limits = [self._constraints.longest_step_seconds(tier) for tier in ladder]
+        if any(limits):
+            needs[Resource.TIME] = found.seconds - np.array(limits)[:, None]
+        return {name: np.maximum(amount, 0) for name, amount in needs.items()}
+
+    def _forbidden(self, grid: Grid) -> Any:
+        """(permissions, sets): True where a set needs a permission the caller has not given.
+
+        The last row is what `exact_only` forbids by itself.
+        """
+        exact_only = self._constraints.exact_only
+        allowed = frozenset() if exact_only else self._constraints.allowed
+        rows = [grid.lossy[name] & (name not in allowed) for name in OPT_IN]
+        quantised = np.any([grid.lossy[name] for name in DEFAULT_LOSSY], axis=0)
+        return np.array([*rows, quantised & exact_only])
+
+    def _candidate(self, tier: Tier, chosen: OptimizationSet) -> Candidate:
+        sizing = self.evaluation.sizing(self.budget.gpu_bytes)
+        return self.evaluation.one(tier, chosen, sizing)
+
+    def _fitting(self, tier: Tier, chosen: OptimizationSet) -> Verdict:
+        return self._if_read(tier, Verdict(tier, self._candidate(tier, chosen), None, 0, 0.0))
+
+    def _if_read(self, tier: Tier, verdict: Verdict) -> Verdict:
+        """The verdict, unless layers attend to less than the window."""
+        if self._model.reads_at_most(tier.tokens):
+            why = (remedy_for_window(self._model, tier),)
+            return Verdict(tier, verdict.candidate, Resource.SOFTWARE, 0, 0.0, why)
+        return verdict
+
+    def _refused(
+        self,
+        tier: Tier,
+        found: Evaluated,
+        missing: Mapping[Resource, Any],
+        forbidden: Any,
+        row: int,
+    ) -> Verdict:
+        """The verdict on a tier that does not fit: what binds, by how much, what would help."""
+        available = self._available(tier)
+        changes = sorted(
+            _single_changes(missing, forbidden, found.seconds[row], available),
+            key=lambda change: (self._is_beyond_every_card(change), change.weight),
+        )
+        nearest = _nearest(missing, forbidden, available)
+        binding, index = next(
+            ((change.resource, change.index) for change in changes if change.resource),
+            (max(missing, key=lambda name: missing[name][nearest]), nearest),
+        )
+        amount = float(missing[binding][index])
+        limit = available[Resource.TIME]
+        remedies = [self._remedy(change, limit) for change in changes]
+        if not remedies:
+            lacks = {name: float(lack[nearest]) for name, lack in missing.items()}
+            remedies = [self._together(lacks, limit)]
+        in_bytes = binding is not Resource.TIME
+        verdict = Verdict(
+            tier, self._candidate(tier, found.sets[index]), binding,
+            shortfall_bytes=int(amount) if in_bytes else 0,
+            shortfall_seconds=0.0 if in_bytes else amount,
+            remedies=tuple(remedies),
+        )  # fmt: skip
+        return self._if_read(tier, verdict)
+
+    def _is_beyond_every_card(self, change: _Change) -> bool:
+        """True when no card of the table has so much memory: then it is the last resort."""
+        if change.resource is not Resource.GPU_MEMORY:
+            return False
+        needed = (self.budget.gpu_bytes + change.amount) / (1 - self.budget.headroom_fraction)
+        return smallest_card(needed) is None
+
+    def _available(self, tier: Tier) -> Mapping[Resource, float]:
+        """What there is of every resource, to weigh shortfalls by."""
+        budget = self.budget
+        return {
+            Resource.GPU_MEMORY: budget.gpu_bytes,
+            Resource.HOST_MEMORY: budget.host_bytes,
+            Resource.DISK: budget.disk_bytes or _USUAL_DISK_BYTES,
+            Resource.TIME: self._constraints.longest_step_seconds(tier),
+        }
+
+    def _remedy(self, change: _Change, limit_seconds: float) -> Remedy:
+        usable = 1.0 - self._constraints.headroom_fraction
+        if change.resource is None:
+            return remedy_for_permission(change.permission)
+        if change.resource is Resource.TIME:
+            return remedy_for_time(change.amount + limit_seconds)
+        if change.resource is Resource.GPU_MEMORY:
+            needed = (self.budget.gpu_bytes + change.amount) / usable
+            return remedy_for_gpu(change.amount / usable, needed)
+        share = 1.0 if change.resource is Resource.DISK else usable
+        return remedy_for_bytes(change.amount / share, change.resource)
+
+    def _together(self, lacks: Mapping[Resource, float], limit_seconds: float) -> Remedy:
+        """What the nearest set lacks, when no single change is enough."""
+        changes = [
+            self._remedy(_Change(0.0, name, amount, 0), limit_seconds)
+            for name, amount in lacks.items()
+            if amount > 0
+        ]
+        return replace(changes[0], text=" and ".join(change.text for change in changes))
 
 
-def judge(
-    tier: Tier,
-    sets: Iterable[OptimizationSet],
-    model: ModelShape,
-    machine: Machine,
-    constraints: Constraints,
-    budget: Budget,
-) -> Verdict:
-    """The verdict on one tier: the fastest set that fits, else the one that comes nearest."""
-    judged = [
-        (_shortfalls(candidate, budget, constraints), candidate)
-        for candidate in (evaluate(tier, chosen, model, machine) for chosen in sets)
-    ]
-    if not judged:
-        text = remedy_for_kernel(machine)
-        return Verdict(tier, None, Resource.SOFTWARE, 0, 0.0, text)
-    shortfalls, candidate = min(judged, key=lambda pair: _order(*pair))
-    if model.reads_at_most(tier.tokens):
-        text = remedy_for_window(model, tier)
-        return Verdict(tier, candidate, Resource.SOFTWARE, 0, 0.0, text)
-    if not shortfalls:
-        return Verdict(tier, candidate, None, 0, 0.0, "")
-    return _refusal(candidate, shortfalls, constraints)
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One change that makes the set at `index` fit; no resource stands for a permission."""
+
+    weight: float
+    resource: Resource | None
+    amount: float
+    index: int
+    permission: str = ""
 
 
-def _refusal(
-    candidate: Candidate, shortfalls: Mapping[Resource, float], constraints: Constraints
-) -> Verdict:
-    """The verdict on the candidate that came nearest: what binds, by how much, what to do."""
-    binding = max(shortfalls, key=lambda resource: shortfalls[resource])
-    missing = shortfalls[binding]
-    if binding is Resource.TIME:
-        text = remedy_for_time(candidate.cost.seconds)
-        return Verdict(candidate.tier, candidate, binding, 0, missing, text)
-    if binding is Resource.GPU_MEMORY:
-        needed = candidate.memory.device.total_bytes / (1 - constraints.headroom_fraction)
-        text = remedy_for_gpu(missing, needed)
-    else:
-        text = remedy_for_bytes(missing, binding.value)
-    if constraints.exact_only:
-        text += ALLOW_LOSSY
-    return Verdict(candidate.tier, candidate, binding, int(missing), 0.0, text)
+def _single_changes(
+    missing: Mapping[Resource, Any],
+    forbidden: Any,
+    seconds: Any,
+    available: Mapping[Resource, float],
+) -> list[_Change]:
+    """The smallest change of each kind.
+
+    Hardware weighs by how much more of it is needed; a permission as much as doubling something.
+    """
+    permitted = ~forbidden.any(axis=0)
+    changes = []
+    for resource, amounts in missing.items():
+        others = [lack == 0 for name, lack in missing.items() if name is not resource]
+        enough = permitted & np.all([permitted, *others], axis=0)
+        if enough.any():
+            index = int(np.where(enough, amounts, np.inf).argmin())
+            weight = amounts[index] / max(available[resource], 1e-9)
+            changes.append(_Change(float(weight), resource, float(amounts[index]), index))
+    fits = np.all([lack == 0 for lack in missing.values()], axis=0)
+    for permission, needs in zip((*OPT_IN, ""), forbidden, strict=False):
+        only = fits & needs & (forbidden.sum(axis=0) == 1)
+        if only.any():
+            index = int(np.where(only, seconds, np.inf).argmin())
+            changes.append(_Change(1.0, None, 0.0, index, permission))
+    return changes
 
 
-def evaluate(tier: Tier, chosen: OptimizationSet, model: ModelShape, machine: Machine) -> Candidate:
-    """Memory and time of one tier under one set."""
-    memory = run_memory(model, tier, chosen, machine)
-    return Candidate(tier, chosen, memory, step_cost(model, tier, chosen, machine))
-
-
-def _shortfalls(
-    candidate: Candidate, budget: Budget, constraints: Constraints
-) -> dict[Resource, float]:
-    memory = candidate.memory
-    on_device = memory.device.total_bytes - budget.gpu_bytes
-    on_host = memory.host.total_bytes - budget.host_bytes
-    if budget.one_pool:
-        needs = {Resource.HOST_MEMORY: max(on_device, on_host)}
-    else:
-        needs = {Resource.GPU_MEMORY: on_device, Resource.HOST_MEMORY: on_host}
-    if budget.disk_bytes:
-        needs[Resource.DISK] = memory.disk.total_bytes - budget.disk_bytes
-    missing: dict[Resource, float] = {name: value for name, value in needs.items() if value > 0}
-    seconds = candidate.cost.seconds - constraints.max_step_seconds
-    # Seconds do not compare with bytes: time binds only where memory does not.
-    if not missing and constraints.max_step_seconds and seconds > 0:
-        missing[Resource.TIME] = seconds
-    return missing
-
-
-def _order(shortfalls: dict[Resource, float], candidate: Candidate) -> tuple[int, float, float]:
-    """Fitting sets first, by time; then those that miss only the time limit; then by bytes."""
-    if not shortfalls:
-        return 0, candidate.cost.seconds, candidate.memory.device.total_bytes
-    if Resource.TIME in shortfalls:
-        return 1, candidate.cost.seconds, 0.0
-    return 2, sum(shortfalls.values()), candidate.cost.seconds
+def _nearest(
+    missing: Mapping[Resource, Any], forbidden: Any, available: Mapping[Resource, float]
+) -> int:
+    """The permitted set that lacks least, every shortfall weighed by what there is."""
+    total = sum(amount / max(available[name], 1e-9) for name, amount in missing.items())
+    return int(np.where(forbidden.any(axis=0), np.inf, total).argmin())

@@ -15,13 +15,16 @@ from elite.planner.v1 import planner_pb2 as pb
 from elite.planner.v1 import planner_pb2_grpc
 from services.common.server import ServiceDefinition
 from services.planner import requests, responses
+from services.planner.calibration import Calibration, is_used, key_of
 from services.planner.gpus import gpu_cards
 from services.planner.ladder import Tier, load_ladder
+from services.planner.machine import Machine
 from services.planner.metrics import PlannerMetrics
 from services.planner.models import ModelShape, catalogue
-from services.planner.notes import plan_notes
+from services.planner.options import best_kernel
 from services.planner.outcomes import OutcomeStore
-from services.planner.search import budget_for, judge, plan
+from services.planner.planning import Question, answer_estimate, answer_plan, answer_what_if
+from services.planner.set_requests import read_chosen
 from services.planner.settings import PlannerSettings
 
 SERVICE_NAME = "elite.planner.v1.PlannerService"
@@ -35,44 +38,54 @@ class PlannerServicer(planner_pb2_grpc.PlannerServiceServicer):
     ) -> None:
         self._ladder = ladder
         self._outcomes = outcomes
+        self._calibration = Calibration(outcomes)
         self._metrics = metrics
 
     async def Plan(self, request: pb.PlanRequest, context: Any) -> pb.PlanResponse:
         """Chooses the best tier and set, with a verdict on every tier."""
-        model = requests.read_model(request.model)
         machine = requests.read_machine(request.machine, request.constraints)
-        constraints = requests.read_constraints(request.constraints, self._ladder)
-        requests.check_objective(request.objective, constraints)
-        result = plan(self._ladder, model, machine, constraints)
-        response = pb.PlanResponse(
-            budget=responses.budget_message(result.budget, machine),
-            tiers=[responses.verdict_message(verdict, model) for verdict in result.verdicts],
-            model=responses.model_message(model),
-            notes=plan_notes(machine, model, result.chosen),
-        )
-        if result.chosen is not None:
-            response.chosen.CopyFrom(
-                responses.plan_message(result.chosen, model, machine, result.budget)
-            )
+        question = self._question(request, machine, explain=request.explain)
+        requests.check_objective(request.objective, question.constraints)
+        response = answer_plan(question)
         self._count(response)
         return response
 
     async def Estimate(self, request: pb.EstimateRequest, context: Any) -> pb.EstimateResponse:
         """Costs one tier under one set."""
-        model = requests.read_model(request.model)
         machine = requests.read_machine(request.machine, request.constraints)
-        constraints = requests.read_constraints(request.constraints, self._ladder)
+        question = self._question(request, machine, explain=request.explain)
         tier = requests.find_tier(self._ladder, request.tier, "tier")
-        ids = list(request.optimization_ids)
-        chosen = requests.read_set(ids, machine, constraints.exact_only)
-        budget = budget_for(machine, constraints)
-        verdict = judge(tier, [chosen], model, machine, constraints, budget)
-        assert verdict.candidate is not None
-        return pb.EstimateResponse(
-            plan=responses.plan_message(verdict.candidate, model, machine, budget),
-            budget=responses.budget_message(budget, machine),
-            verdict=responses.verdict_message(verdict, model),
-            notes=plan_notes(machine, model, verdict.candidate),
+        chosen, sizing = read_chosen(request, question.model, machine)
+        return answer_estimate(question, tier, chosen, sizing)
+
+    async def WhatIf(self, request: pb.WhatIfRequest, context: Any) -> pb.WhatIfResponse:
+        """One plan per card, best card first."""
+        cards = requests.read_cards(request)
+        questions = [
+            (card, self._question(request, requests.machine_with(card, request))) for card in cards
+        ]
+        requests.check_objective(request.objective, questions[0][1].constraints)
+        return answer_what_if(questions)
+
+    def _question(
+        self,
+        request: pb.PlanRequest | pb.EstimateRequest | pb.WhatIfRequest,
+        machine: Machine,
+        explain: bool = False,
+    ) -> Question:
+        model = requests.read_model(request.model)
+        schedule = None
+        if request.HasField("schedule"):
+            schedule = requests.read_schedule(request.schedule, self._ladder)
+        kernel = best_kernel(machine) or ""
+        return Question(
+            ladder=self._ladder,
+            model=model,
+            machine=machine,
+            constraints=requests.read_constraints(request.constraints, self._ladder, schedule),
+            adapters=requests.read_adapters(request.adapters, model, machine),
+            correction=self._calibration.correction(key_of(machine, kernel)),
+            explain=explain,
         )
 
     async def ListTiers(self, request: pb.ListTiersRequest, context: Any) -> pb.ListTiersResponse:
@@ -116,8 +129,9 @@ class PlannerServicer(planner_pb2_grpc.PlannerServiceServicer):
         host = request.plan.host_memory.total_bytes
         self._observe("host_memory", _relative(host, request.measured_host_peak_bytes), host)
         return pb.ReportOutcomeResponse(
-            gpu_memory_error=memory_error, step_time_error=time_error, recorded_outcomes=count
-        )
+            gpu_memory_error=memory_error, step_time_error=time_error, recorded_outcomes=count,
+            used=is_used(outcome),
+        )  # fmt: skip
 
     def _count(self, response: pb.PlanResponse) -> None:
         tier = str(response.chosen.tier) if response.HasField("chosen") else "none"

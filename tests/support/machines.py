@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from elite.planner.v1 import planner_pb2
 from elite.profiler.v1 import profiler_pb2
-from services.planner.machine import ComputeDtype, DeviceKind, Machine, Rates
+from services.planner.machine import ComputeDtype, DeviceKind, Machine
+from services.planner.rates import Rates, single_rates
 
 GIBIBYTE = 2**30
+_ATTENTION = ((1024.0, 20e12), (4096.0, 30e12))
+RATES = Rates(
+    by_element_bytes={
+        2: single_rates(50e12, _ATTENTION, 800e9),
+        4: single_rates(10e12, _ATTENTION, 800e9),
+    },
+    memory_bandwidth=800e9, host_to_device=20e9, device_to_host=20e9, disk_read=3e9,
+    disk_write=1.5e9,
+)  # fmt: skip
 
 
 def machine(
@@ -29,7 +39,7 @@ def machine(
         host_safe_bytes=host_bytes,
         process_overhead_bytes=GIBIBYTE // 2,
         disk_free_bytes=disk_bytes,
-        rates=Rates(50e12, 10e12, ((1024, 20e12), (4096, 30e12)), 800e9, 20e9, 20e9),
+        rates=RATES,
         dtypes=cpu_dtypes if on_cpu else (ComputeDtype.BFLOAT16,),
         attention_kernels=kernels,
         has_bitsandbytes=has_bitsandbytes,

@@ -17,7 +17,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def add_adapters(model: Any, lora: planner_pb2.Lora, compute_dtype: torch.dtype, seed: int) -> Any:
-    """The model with adapters on `lora.target_modules`, in the compute dtype.
+    """The model with adapters on `lora.target_modules`, in the compute dtype or the plan's own.
 
     PEFT starts A at random, the same on every device for the same seed, and B at zero. Raises
     `EngineError` (BAD_MODEL) for a target that is not in the model.
@@ -32,12 +32,21 @@ def add_adapters(model: Any, lora: planner_pb2.Lora, compute_dtype: torch.dtype,
     torch.manual_seed(seed)
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules),
-        lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+        lora_dropout=lora.dropout, bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
     adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+    dtype = torch.float32 if lora.dtype == planner_pb2.DTYPE_FLOAT32 else compute_dtype
     for parameter in trainable_parameters(adapted):
-        parameter.data = parameter.data.to(compute_dtype)
-    return adapted.eval()
+        parameter.data = parameter.data.to(dtype)
+    return _with_dropout(adapted.eval())
+
+
+def _with_dropout(adapted: Any) -> Any:
+    """Dropout is on in adapters, and nowhere else."""
+    for name, module in adapted.named_modules():
+        if isinstance(module, torch.nn.Dropout) and ".lora_dropout." in name:
+            module.train()
+    return adapted
 
 
 def trainable_parameters(model: Any) -> list[torch.nn.Parameter]:

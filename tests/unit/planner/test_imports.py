@@ -16,7 +16,7 @@ from services.planner.search import Constraints, plan
 result = plan(load_ladder(), model_by_id("qwen2.5-1.5b"),
               hypothetical_machine("rtx-3090", 64 * 2**30, 0), Constraints())
 assert result.chosen is not None
-heavy = {"torch", "transformers", "peft", "bitsandbytes", "numpy"} & set(sys.modules)
+heavy = {"torch", "transformers", "peft", "bitsandbytes"} & set(sys.modules)
 assert not heavy, heavy
 """
 

@@ -6,19 +6,19 @@ from dataclasses import replace
 
 import pytest
 
+from services.planner.evaluation import evaluate
 from services.planner.ladder import Tier, load_ladder
 from services.planner.machine import ComputeDtype
-from services.planner.memory import FORMULAS, LINES, NF4_BYTES_PER_WEIGHT, RunMemory, run_memory
+from services.planner.memory import FORMULAS, LINES, RunMemory
 from services.planner.models import ModelShape, model_by_id
-from services.planner.options import BasePrecision, OptimizationSet
+from services.planner.options import BasePrecision, OptimizationSet, Place, Policy
+from services.planner.static_memory import NF4_BYTES_PER_WEIGHT
 from tests.support.machines import machine
 
 TIER = Tier(tier=1, context_tokens=4096, target_tokens=512, lora_rank=8)
 FRUGAL = OptimizationSet(
     base_precision=BasePrecision.NF4,
     dtype=ComputeDtype.BFLOAT16,
-    checkpointing=True,
-    layer_inputs_on_host=False,
     adamw_8bit=True,
     tiled_loss=True,
     attention_kernel="sdpa_flash",
@@ -29,11 +29,11 @@ PLAIN = replace(FRUGAL, base_precision=BasePrecision.FULL, adamw_8bit=False)
 def memory(
     model_id: str, chosen: OptimizationSet, tier: Tier = TIER, *, on_cpu: bool = False
 ) -> RunMemory:
-    return run_memory(model_by_id(model_id), tier, chosen, machine(on_cpu=on_cpu))
+    return evaluate(tier, chosen, model_by_id(model_id), machine(on_cpu=on_cpu)).memory
 
 
 @pytest.mark.parametrize("model_id", ["phi-2", "qwen2.5-1.5b", "gemma-3-1b", "starcoder2-3b"])
-@pytest.mark.parametrize("chosen", [FRUGAL, PLAIN, replace(PLAIN, checkpointing=False)])
+@pytest.mark.parametrize("chosen", [FRUGAL, PLAIN, replace(PLAIN, policy=Policy.KEEP_ALL)])
 def test_lines_sum_to_the_peak_phase(model_id: str, chosen: OptimizationSet) -> None:
     taken = memory(model_id, chosen)
     for estimate in (taken.device, taken.host, taken.disk):
@@ -90,7 +90,7 @@ def test_layer_inputs_on_the_host_are_pinned_pages() -> None:
     model = model_by_id("llama-3.2-1b")
     device, host = (
         memory("llama-3.2-1b", FRUGAL),
-        memory("llama-3.2-1b", replace(FRUGAL, layer_inputs_on_host=True)),
+        memory("llama-3.2-1b", replace(FRUGAL, layer_inputs=Place.HOST)),
     )
     one = 4608 * 2 * model.hidden_size
     pinned = 16 * 2 ** (one - 1).bit_length()
@@ -119,7 +119,7 @@ def test_the_loss_tile_does_not_make_the_peak() -> None:
 def test_keys_are_repeated_for_kernels_that_cannot_share_them() -> None:
     def working(model: ModelShape, kernel: str) -> int:
         chosen = replace(FRUGAL, attention_kernel=kernel)
-        return run_memory(model, TIER, chosen, machine()).device.total_bytes
+        return evaluate(TIER, chosen, model, machine()).memory.device.total_bytes
 
     grouped, plain = model_by_id("llama-3.2-1b"), model_by_id("llama-2-7b")
     extra = working(grouped, "sdpa_efficient") - working(grouped, "sdpa_flash")

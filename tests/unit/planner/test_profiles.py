@@ -18,7 +18,9 @@ def test_measured_figures_are_used() -> None:
     assert machine.gpu_safe_bytes == 20 * GIBIBYTE
     assert machine.host_safe_bytes == 22 * GIBIBYTE
     assert machine.disk_free_bytes == 100 * GIBIBYTE
-    assert machine.rates.attention == ((1024, 30e9), (4096, 50e9))
+    rates = machine.rates.of(2)
+    assert rates is not None
+    assert rates.attention(64)[0].points == ((1024, 30e9), (4096, 50e9))
     assert machine.dtypes == (ComputeDtype.BFLOAT16, ComputeDtype.FLOAT32)
     assert len(machine.notes) == 1  # attention kernels were not probed
     assert "not been probed" in machine.notes[0]

@@ -75,7 +75,6 @@ class OptimizationStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OPTIMIZATION_STATUS_UNSPECIFIED: _ClassVar[OptimizationStatus]
     OPTIMIZATION_STATUS_APPLIED: _ClassVar[OptimizationStatus]
     OPTIMIZATION_STATUS_OFFERED: _ClassVar[OptimizationStatus]
-    OPTIMIZATION_STATUS_PLANNED: _ClassVar[OptimizationStatus]
     OPTIMIZATION_STATUS_DECLINED: _ClassVar[OptimizationStatus]
 OBJECTIVE_UNSPECIFIED: Objective
 OBJECTIVE_MAX_CONTEXT: Objective
@@ -114,7 +113,6 @@ CODEC_NF4: Codec
 OPTIMIZATION_STATUS_UNSPECIFIED: OptimizationStatus
 OPTIMIZATION_STATUS_APPLIED: OptimizationStatus
 OPTIMIZATION_STATUS_OFFERED: OptimizationStatus
-OPTIMIZATION_STATUS_PLANNED: OptimizationStatus
 OPTIMIZATION_STATUS_DECLINED: OptimizationStatus
 
 class PlanRequest(_message.Message):
@@ -388,7 +386,7 @@ class Remedy(_message.Message):
     def __init__(self, text: _Optional[str] = ..., resource: _Optional[_Union[Resource, str]] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., gpu_id: _Optional[str] = ..., optimization_id: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("tier", "context_tokens", "target_tokens", "model", "lora", "execution", "optimizations", "gpu_memory", "host_memory", "disk", "step_seconds", "time_lines", "device_kind", "device_index", "step_seconds_low", "step_seconds_high", "start_seconds", "disk_written_bytes_per_step", "power_watts", "run", "calibration", "derivations", "not_runnable")
+    __slots__ = ("tier", "context_tokens", "target_tokens", "model", "lora", "execution", "optimizations", "gpu_memory", "host_memory", "disk", "step_seconds", "time_lines", "device_kind", "device_index", "step_seconds_low", "step_seconds_high", "start_seconds", "disk_written_bytes_per_step", "power_watts", "run", "calibration", "derivations", "not_runnable", "planned_on")
     TIER_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TARGET_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -412,6 +410,7 @@ class Plan(_message.Message):
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     DERIVATIONS_FIELD_NUMBER: _ClassVar[int]
     NOT_RUNNABLE_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_ON_FIELD_NUMBER: _ClassVar[int]
     tier: int
     context_tokens: int
     target_tokens: int
@@ -435,7 +434,18 @@ class Plan(_message.Message):
     calibration: Calibration
     derivations: _containers.RepeatedCompositeFieldContainer[Derivation]
     not_runnable: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, tier: _Optional[int] = ..., context_tokens: _Optional[int] = ..., target_tokens: _Optional[int] = ..., model: _Optional[_Union[ModelSummary, _Mapping]] = ..., lora: _Optional[_Union[Lora, _Mapping]] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., optimizations: _Optional[_Iterable[_Union[AppliedOptimization, _Mapping]]] = ..., gpu_memory: _Optional[_Union[MemoryEstimate, _Mapping]] = ..., host_memory: _Optional[_Union[MemoryEstimate, _Mapping]] = ..., disk: _Optional[_Union[MemoryEstimate, _Mapping]] = ..., step_seconds: _Optional[float] = ..., time_lines: _Optional[_Iterable[_Union[TimeLine, _Mapping]]] = ..., device_kind: _Optional[_Union[_profiler_pb2.DeviceKind, str]] = ..., device_index: _Optional[int] = ..., step_seconds_low: _Optional[float] = ..., step_seconds_high: _Optional[float] = ..., start_seconds: _Optional[float] = ..., disk_written_bytes_per_step: _Optional[int] = ..., power_watts: _Optional[float] = ..., run: _Optional[_Union[RunCost, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., derivations: _Optional[_Iterable[_Union[Derivation, _Mapping]]] = ..., not_runnable: _Optional[_Iterable[str]] = ...) -> None: ...
+    planned_on: PlannedOn
+    def __init__(self, tier: _Optional[int] = ..., context_tokens: _Optional[int] = ..., target_tokens: _Optional[int] = ..., model: _Optional[_Union[ModelSummary, _Mapping]] = ..., lora: _Optional[_Union[Lora, _Mapping]] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., optimizations: _Optional[_Iterable[_Union[AppliedOptimization, _Mapping]]] = ..., gpu_memory: _Optional[_Union[MemoryEstimate, _Mapping]] = ..., host_memory: _Optional[_Union[MemoryEstimate, _Mapping]] = ..., disk: _Optional[_Union[MemoryEstimate, _Mapping]] = ..., step_seconds: _Optional[float] = ..., time_lines: _Optional[_Iterable[_Union[TimeLine, _Mapping]]] = ..., device_kind: _Optional[_Union[_profiler_pb2.DeviceKind, str]] = ..., device_index: _Optional[int] = ..., step_seconds_low: _Optional[float] = ..., step_seconds_high: _Optional[float] = ..., start_seconds: _Optional[float] = ..., disk_written_bytes_per_step: _Optional[int] = ..., power_watts: _Optional[float] = ..., run: _Optional[_Union[RunCost, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., derivations: _Optional[_Iterable[_Union[Derivation, _Mapping]]] = ..., not_runnable: _Optional[_Iterable[str]] = ..., planned_on: _Optional[_Union[PlannedOn, _Mapping]] = ...) -> None: ...
+
+class PlannedOn(_message.Message):
+    __slots__ = ("device_name", "driver_version", "torch_version")
+    DEVICE_NAME_FIELD_NUMBER: _ClassVar[int]
+    DRIVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TORCH_VERSION_FIELD_NUMBER: _ClassVar[int]
+    device_name: str
+    driver_version: str
+    torch_version: str
+    def __init__(self, device_name: _Optional[str] = ..., driver_version: _Optional[str] = ..., torch_version: _Optional[str] = ...) -> None: ...
 
 class RunCost(_message.Message):
     __slots__ = ("steps", "seconds", "seconds_low", "seconds_high", "energy_joules", "disk_written_bytes", "trained_tokens", "stages")

@@ -1,0 +1,140 @@
+"""Memory and time of sets: one itemised, or all of them for every tier at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from services.planner.adapters import EVERY_LINEAR, Adapters
+from services.planner.calibration import UNCALIBRATED, Correction
+from services.planner.cost import StepCost, TimeTerms, step_cost, time_terms
+from services.planner.grids import Grid, Group
+from services.planner.ladder import Tier
+from services.planner.machine import Machine
+from services.planner.memory import (
+    MemoryPhases,
+    RunMemory,
+    Sizing,
+    itemised,
+    memory_phases,
+)
+from services.planner.models import ModelShape
+from services.planner.options import OptimizationSet
+from services.planner.terms import (
+    ModelTerms,
+    SetTerms,
+    TierTerms,
+    model_terms,
+    set_terms,
+    tier_terms,
+)
+
+Column = Any  # a numpy array of shape (tiers, sets)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One tier under one set, with what it takes."""
+
+    tier: Tier
+    chosen: OptimizationSet
+    memory: RunMemory
+    cost: StepCost
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Totals of every tier (down) under every set (across)."""
+
+    sets: tuple[OptimizationSet, ...]
+    device_bytes: Column
+    host_bytes: Column
+    disk_bytes: Column
+    seconds: Column
+
+
+class Evaluation:
+    """A model with its adapters on a machine: what sets take and cost."""
+
+    def __init__(
+        self,
+        model: ModelShape,
+        machine: Machine,
+        adapters: Adapters = EVERY_LINEAR,
+        correction: Correction = UNCALIBRATED,
+    ) -> None:
+        self._model, self._machine, self._adapters = model, machine, adapters
+        self._correction = correction
+        self._terms: dict[object, tuple[ModelTerms, TimeTerms]] = {}
+
+    @property
+    def rank(self) -> int:
+        """Rank of the adapters; 0 takes the tiers'."""
+        return self._adapters.rank
+
+    def one(self, tier: Tier, chosen: OptimizationSet, sizing: Sizing) -> Candidate:
+        """One tier under one set, line by line."""
+        column = tier_terms([tier], self._adapters.rank)
+        phases, cost = self._run(column, chosen, set_terms([chosen]), sizing)
+        memory = self._correction.memory(itemised(phases))
+        return Candidate(tier, chosen, memory, self._correction.cost(cost))
+
+    def all(self, ladder: Sequence[Tier], grid: Grid, device_budget: int) -> Evaluated:
+        """Totals of all tiers and sets; the chunk of a set grows into the device's budget."""
+        tiers = tier_terms(ladder, self._adapters.rank)
+        sizing = self.sizing(device_budget)
+        totals = [self._totals(tiers, group, sizing, len(ladder)) for group in grid.groups]
+        columns = (np.concatenate(parts, axis=1) for parts in zip(*totals, strict=True))
+        return Evaluated(grid.sets, *columns)
+
+    def sizing(self, device_budget: int) -> Sizing:
+        """The budget as the formulas see it: before they are corrected."""
+        return Sizing(device_budget=int(device_budget / self._correction.memory_factor))
+
+    def terms(self, chosen: OptimizationSet) -> tuple[ModelTerms, TimeTerms]:
+        """Terms of the model under the executor, dtype and heads of a set."""
+        key = (chosen.executor, chosen.dtype, chosen.attention_kernel, chosen.key_value_heads)
+        if key not in self._terms:
+            self._terms[key] = (
+                model_terms(self._model, chosen, self._adapters),
+                time_terms(self._model, chosen, self._adapters, self._machine.rates),
+            )
+        return self._terms[key]
+
+    def _run(
+        self, tiers: TierTerms, like: OptimizationSet, columns: SetTerms, sizing: Sizing
+    ) -> tuple[MemoryPhases, StepCost]:
+        shape, time = self.terms(like)
+        phases = memory_phases(
+            shape, tiers, columns, self._machine, streaming=like.streaming, sizing=sizing
+        )
+        return phases, step_cost(
+            shape, tiers, columns, time, streaming=like.streaming, chunk_tokens=phases.chunk_tokens
+        )
+
+    def _totals(
+        self, tiers: TierTerms, group: Group, sizing: Sizing, tier_count: int
+    ) -> tuple[Column, ...]:
+        phases, cost = self._run(tiers, group.sets[0], group.columns, sizing)
+        values = (
+            phases.total(phases.device) * self._correction.memory_factor,
+            phases.total(phases.host),
+            phases.total(phases.disk),
+            cost.seconds * self._correction.time_factor,
+        )
+        size = (tier_count, len(group.sets))
+        return tuple(np.broadcast_to(value, size) for value in values)
+
+
+def evaluate(
+    tier: Tier,
+    chosen: OptimizationSet,
+    model: ModelShape,
+    machine: Machine,
+    sizing: Sizing = Sizing(),  # noqa: B008
+) -> Candidate:
+    """Memory and time of one tier under one set."""
+    return Evaluation(model, machine).one(tier, chosen, sizing)

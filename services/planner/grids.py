@@ -1,0 +1,167 @@
+"""The sets the search chooses from, in columns: one grid per executor and dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from services.planner.machine import ComputeDtype, Machine
+from services.planner.models import ModelShape
+from services.planner.options import (
+    ACTIVATIONS_4BIT,
+    ACTIVATIONS_8BIT,
+    ADAMW_8BIT,
+    GROUPED_QUERY_CONVERSION,
+    QLORA,
+    BasePrecision,
+    Codec,
+    Executor,
+    OptimizationSet,
+    Place,
+    Policy,
+    best_kernel,
+    not_runnable,
+)
+from services.planner.terms import SetTerms, set_terms
+
+# Lossy optimisations that are off unless the caller allows them.
+OPT_IN = (ACTIVATIONS_8BIT, ACTIVATIONS_4BIT, GROUPED_QUERY_CONVERSION)
+# Lossy optimisations that only `exact_only` forbids.
+DEFAULT_LOSSY = (QLORA, ADAMW_8BIT)
+LOSSY = (*OPT_IN, *DEFAULT_LOSSY)
+_INTERVALS = (1, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the search may choose from on a machine.
+
+    exact_too: exact sets beside the quantised ones, which are better in everything else.
+    key_value_heads: heads a model may be converted to; 0 leaves it as it is.
+    """
+
+    dtypes: tuple[ComputeDtype, ...]
+    kernel: str
+    has_own_memory: bool
+    quantises: bool
+    exact_too: bool
+    runnable_only: bool
+    key_value_heads: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Sets that share executor, dtype and heads, and the same in columns."""
+
+    sets: tuple[OptimizationSet, ...]
+    columns: SetTerms
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """All groups; `lossy` says for every id which of all sets (in order) need it.
+
+    on_disk: which of them keep anything on disk.
+    """
+
+    groups: tuple[Group, ...]
+    sets: tuple[OptimizationSet, ...]
+    lossy: Mapping[str, Any]
+    on_disk: Any
+
+
+def choice(
+    machine: Machine, model: ModelShape, *, exact_only: bool, runnable_only: bool
+) -> Choice | None:
+    """The choice on this machine; None without a fused attention kernel or any rate."""
+    kernel = best_kernel(machine)
+    dtypes = tuple(dtype for dtype in machine.dtypes if machine.rates.of(dtype.element_bytes))
+    if kernel is None or not dtypes:
+        return None
+    heads = model.convertible_key_value_heads
+    return Choice(
+        dtypes=dtypes,
+        kernel=kernel,
+        has_own_memory=machine.has_own_memory,
+        quantises=machine.has_bitsandbytes,
+        exact_too=exact_only or not machine.has_bitsandbytes,
+        runnable_only=runnable_only,
+        key_value_heads=(0, heads) if heads else (0,),
+    )
+
+
+@cache
+def grid_of(wanted: Choice) -> Grid:
+    """Every legal set. Sets do not depend on what is asked, only on what there is to choose from:
+    they are made once."""
+    groups = []
+    for dtype, heads in product(wanted.dtypes, wanted.key_value_heads):
+        for made in (_resident(wanted, dtype, heads), _streaming(wanted, dtype, heads)):
+            sets = tuple(one for one in made if not (wanted.runnable_only and not_runnable(one)))
+            if sets:
+                groups.append(Group(sets, set_terms(sets)))
+    everything = tuple(one for group in groups for one in group.sets)
+    lossy = {name: np.array([name in one.lossy_ids for one in everything]) for name in LOSSY}
+    on_disk = np.array([Place.DISK in one.places for one in everything])
+    return Grid(tuple(groups), everything, lossy, on_disk)
+
+
+def _precisions(wanted: Choice) -> list[tuple[BasePrecision, bool]]:
+    """Precisions of the base weights, each with or without 8-bit AdamW."""
+    lossy = [(BasePrecision.FULL, True), (BasePrecision.NF4, True)]
+    exact = [(BasePrecision.FULL, False)] if wanted.exact_too else []
+    return exact + (lossy if wanted.quantises else [])
+
+
+def _resident(wanted: Choice, dtype: ComputeDtype, heads: int) -> Iterator[OptimizationSet]:
+    layouts = [(Policy.KEEP_ALL, Place.DEVICE), (Policy.EVERY_LAYER, Place.DEVICE)]
+    if wanted.has_own_memory:
+        layouts.append((Policy.EVERY_LAYER, Place.HOST))
+    for (precision, eight_bit), (policy, place) in product(_precisions(wanted), layouts):
+        yield OptimizationSet(
+            base_precision=precision, dtype=dtype, attention_kernel=wanted.kernel, policy=policy,
+            layer_inputs=place, key_value_heads=heads, adamw_8bit=eight_bit,
+        )  # fmt: skip
+
+
+def _streaming(wanted: Choice, dtype: ComputeDtype, heads: int) -> Iterator[OptimizationSet]:
+    weights = (Place.DEVICE, Place.HOST) if wanted.has_own_memory else (Place.DEVICE,)
+    for (precision, eight_bit), weight_place, stores in product(
+        _precisions(wanted), weights, list(_store_layouts(wanted))
+    ):
+        inputs, codec, interval, outputs, key_values = stores
+        yield OptimizationSet(
+            base_precision=precision, dtype=dtype, attention_kernel=wanted.kernel,
+            executor=Executor.STREAMING,
+            policy=Policy.EVERY_LAYER if outputs is Place.NOWHERE else Policy.SELECTIVE,
+            layer_inputs=inputs, layer_input_interval=interval, codec=codec,
+            attention_outputs=outputs,
+            # Every layer reads and writes it: host memory is as far as it goes.
+            hidden_gradients=min(inputs, Place.HOST),
+            key_values=key_values, weights=weight_place, key_value_heads=heads,
+            adamw_8bit=eight_bit,
+        )  # fmt: skip
+
+
+def _store_layouts(
+    wanted: Choice,
+) -> Iterator[tuple[Place, Codec, int, Place, Place]]:
+    """Places of layer inputs, attention outputs and keys: nothing waits nearer than what is used
+    more often."""
+    places = [Place.DEVICE]
+    if wanted.has_own_memory:
+        places += [Place.HOST, Place.DISK]
+    key_places = places[:2]
+    codecs = Codec if wanted.quantises else [Codec.EXACT]
+    for inputs, interval, codec in product(places, _INTERVALS, codecs):
+        # A codec is for what leaves the device, and smaller than leaving layers out.
+        if codec is not Codec.EXACT and (inputs is Place.DEVICE or interval > 1):
+            continue
+        outputs = [Place.NOWHERE, *(place for place in places if place >= inputs)]
+        for output, keys in product(outputs, key_places):
+            yield inputs, codec, interval, output, keys

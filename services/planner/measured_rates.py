@@ -1,0 +1,93 @@
+"""From the stress test's figures to rates by dtype and shape."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from elite.profiler.v1 import profiler_pb2
+from services.planner.rates import DtypeRates, Point, RateCurve, Rates, single_rates
+
+_ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+# A product is thin when one of its sides is at most this: an adapter's rank.
+_THIN = 64
+
+
+def measured_rates(measured: profiler_pb2.DeviceMeasurements, disk: profiler_pb2.Disk) -> Rates:
+    """Rates by shape where the test has them, else one figure for all shapes."""
+    by_element = {}
+    for element, matmul in (
+        (2, measured.matmul_16bit_flops_per_second),
+        (4, measured.matmul_32bit_flops_per_second),
+    ):
+        # A 16-bit test on a CPU that only has float16 says nothing about bfloat16.
+        if matmul > 0:
+            by_element[element] = _of_dtype(measured, element, matmul)
+    return Rates(
+        by_element_bytes=by_element,
+        memory_bandwidth=measured.memory_bandwidth_bytes_per_second,
+        host_to_device=measured.host_to_device_pinned_bytes_per_second,
+        device_to_host=measured.device_to_host_pinned_bytes_per_second,
+        disk_read=disk.read_bytes_per_second,
+        disk_write=disk.write_bytes_per_second,
+    )
+
+
+def _of_dtype(measured: profiler_pb2.DeviceMeasurements, element: int, matmul: float) -> DtypeRates:
+    bandwidth = measured.memory_bandwidth_bytes_per_second
+    forward, backward = _attention(measured, element)
+    if not forward:  # both directions in one figure; fp32 on CPUs is as fast, inside it is fp32
+        points = [(float(r.sequence_tokens), r.flops_per_second) for r in measured.attention_rates]
+        curve = RateCurve.of(dict(points).items())
+        forward = backward = {128: curve}
+    wide, thin = _products(measured, element)
+    plain = single_rates(matmul, [(1.0, matmul)], bandwidth)
+    elementwise = [
+        rate.bytes_per_second
+        for rate in measured.elementwise_rates
+        if _ELEMENT_BYTES.get(rate.dtype) == element and rate.bytes_per_second > 0
+    ]
+    return DtypeRates(
+        matmul=RateCurve.of(wide) if wide else plain.matmul,
+        thin=_harmonic_mean(thin) if thin else plain.thin,
+        attention_forward=forward,
+        attention_backward=backward,
+        elementwise=elementwise[0] if elementwise else bandwidth,
+    )
+
+
+def _attention(
+    measured: profiler_pb2.DeviceMeasurements, element: int
+) -> tuple[dict[int, RateCurve], dict[int, RateCurve]]:
+    """Forward and backward by head size, where the test timed them apart."""
+    forward: dict[int, dict[float, float]] = defaultdict(dict)
+    backward: dict[int, dict[float, float]] = defaultdict(dict)
+    for rate in measured.attention_rates:
+        if _ELEMENT_BYTES.get(rate.dtype) == element and rate.backward_flops_per_second > 0:
+            tokens, head_size = float(max(rate.sequence_tokens, 1)), rate.head_size
+            forward[head_size][tokens] = rate.forward_flops_per_second
+            backward[head_size][tokens] = rate.backward_flops_per_second
+    return _curves(forward), _curves(backward)
+
+
+def _curves(points: dict[int, dict[float, float]]) -> dict[int, RateCurve]:
+    return {size: RateCurve.of(by_tokens.items()) for size, by_tokens in points.items()}
+
+
+def _products(
+    measured: profiler_pb2.DeviceMeasurements, element: int
+) -> tuple[list[Point], list[float]]:
+    """Rates by width of the weights, and those of thin products."""
+    wide: dict[float, float] = {}
+    thin = []
+    for rate in measured.matmul_rates:
+        if _ELEMENT_BYTES.get(rate.dtype) != element or rate.flops_per_second <= 0:
+            continue
+        if min(rate.rows, rate.inner, rate.outer) <= _THIN:
+            thin.append(rate.flops_per_second)
+        else:
+            wide[2.0 * rate.inner * rate.outer / (rate.inner + rate.outer)] = rate.flops_per_second
+    return list(wide.items()), thin
+
+
+def _harmonic_mean(rates: list[float]) -> float:
+    return len(rates) / sum(1 / rate for rate in rates)

@@ -1,0 +1,121 @@
+"""What a device does per second, by kind of work: measured, or from the card table."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.planner.arithmetic import Number, value_of
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RateCurve:
+    """A rate by size: linear in the logarithm of the size between points, constant outside.
+
+    Points are (size, rate), ascending in size, at least one.
+    """
+
+    points: tuple[Point, ...]
+
+    @classmethod
+    def of(cls, points: Iterable[Point]) -> RateCurve:
+        """A curve through points in any order."""
+        return cls(tuple(sorted(points)))
+
+    def at(self, size: Number) -> Number:
+        """The rate at a size, or at a column of sizes."""
+        if len(self.points) == 1:
+            return self.points[0][1]
+        if isinstance(size, np.ndarray):
+            sizes, rates = zip(*self.points, strict=True)
+            return np.interp(np.log(size), np.log(sizes), rates)
+        return self._at(float(value_of(size)))
+
+    def _at(self, size: float) -> float:
+        index = bisect_right(self.points, (size, math.inf))
+        if index == 0:
+            return self.points[0][1]
+        if index == len(self.points):
+            return self.points[-1][1]
+        (low, low_rate), (high, high_rate) = self.points[index - 1], self.points[index]
+        share = math.log(size / low) / math.log(high / low)
+        return low_rate + share * (high_rate - low_rate)
+
+    @property
+    def best(self) -> float:
+        """The highest measured rate."""
+        return max(rate for _, rate in self.points)
+
+    @property
+    def worst(self) -> float:
+        """The lowest measured rate."""
+        return min(rate for _, rate in self.points)
+
+    def covers(self, size: float) -> bool:
+        """True when the size lies between measured ones."""
+        return self.points[0][0] <= size <= self.points[-1][0]
+
+
+@dataclass(frozen=True, slots=True)
+class DtypeRates:
+    """FLOP/s and bytes/s of one dtype.
+
+    matmul: by the width of the weights (harmonic mean of inputs and outputs). thin: FLOP/s of
+    products with an adapter's matrices at rank 16. attention_*: by head size, then by tokens.
+    elementwise: bytes/s of a product of two tensors, element by element.
+    """
+
+    matmul: RateCurve
+    thin: float
+    attention_forward: Mapping[int, RateCurve]
+    attention_backward: Mapping[int, RateCurve]
+    elementwise: float
+
+    def attention(self, head_size: int) -> tuple[RateCurve, RateCurve]:
+        """Forward and backward curves of the nearest measured head size."""
+        nearest = min(self.attention_forward, key=lambda size: (abs(size - head_size), size))
+        return self.attention_forward[nearest], self.attention_backward[nearest]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """All rates of a machine; bytes/s of copies, 0 for a disk that was not measured.
+
+    spread: lowest and highest share of the expected rates that were seen; (1, 1) when rates were
+    measured by shape.
+    """
+
+    by_element_bytes: Mapping[int, DtypeRates]
+    memory_bandwidth: float
+    host_to_device: float
+    device_to_host: float
+    disk_read: float = 0.0
+    disk_write: float = 0.0
+    spread: tuple[float, float] = (1.0, 1.0)
+
+    def of(self, element_bytes: int) -> DtypeRates | None:
+        """Rates of a dtype; None when this machine has none."""
+        return self.by_element_bytes.get(element_bytes)
+
+
+def single_rates(
+    matmul: float, attention: Iterable[Point], bandwidth: float, thin: float = 0.0
+) -> DtypeRates:
+    """Rates where one figure stands for all shapes; thin products run at memory speed.
+
+    A product with a matrix of rank r reads and writes about two bytes for every r operations.
+    """
+    curve = RateCurve.of(attention)
+    return DtypeRates(
+        matmul=RateCurve(((1.0, matmul),)),
+        thin=thin or min(matmul, 16 * bandwidth),
+        attention_forward={128: curve},
+        attention_backward={128: curve},
+        elementwise=bandwidth,
+    )

@@ -1,0 +1,63 @@
+"""What stands on the device through a whole run: weights, adapters, optimizer states.
+
+Formula ids: weights, lora-parameters, lora-gradients, optimizer-states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.planner.arithmetic import Number, where, whole
+from services.planner.terms import ModelTerms, SetTerms, TierTerms
+
+# NF4 with double quantisation: half a byte, one byte of scale per 64 weights, one fp32 scale of
+# scales per 256 scales (QLoRA, arXiv 2305.14314).
+NF4_BYTES_PER_WEIGHT = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+# bitsandbytes keeps two 8-bit states with an fp32 scale per 256 elements, and 32-bit states for
+# tensors below 4096 elements.
+_EIGHT_BIT_STATE = 2 + 2 * 4 / 256
+_SMALL_TENSOR = 4096
+# Layers on the device when weights are streamed: the one at work and the next.
+STREAMED_LAYERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """Bytes of what stands. `host_weights` is nothing unless weights are streamed."""
+
+    full_weights: Number
+    base_model: Number
+    host_weights: Number
+    lora: Number
+    optimizer: Number
+    dequantised: Number
+
+
+def static_memory(model: ModelTerms, tier: TierTerms, chosen: SetTerms) -> Static:
+    """The standing bytes of a run."""
+    linear = model.layers * model.layer_linear_weights
+    layer_weights = where(chosen.nf4, whole(linear * NF4_BYTES_PER_WEIGHT), model.element * linear)
+    rest = model.element * (model.parameters - linear)
+    streamed = whole(layer_weights * STREAMED_LAYERS / model.layers)
+    on_device = chosen.weights_on_device
+    return Static(
+        full_weights=model.element * model.parameters,
+        base_model=rest + where(on_device, layer_weights, streamed),
+        host_weights=where(on_device, 0, layer_weights),
+        lora=model.adapter_element * model.layers * model.adapter_parameters * tier.rank,
+        optimizer=_optimizer_states(model, tier, chosen),
+        # bitsandbytes makes the whole of one weight in the compute dtype.
+        dequantised=where(chosen.nf4, model.element * model.largest_linear_weights, 0),
+    )
+
+
+def _optimizer_states(model: ModelTerms, tier: TierTerms, chosen: SetTerms) -> Number:
+    """Two states a parameter: in the parameter's dtype, or in 8 bits where a tensor is large."""
+    small = 0
+    for width in set(model.adapter_widths):
+        count = tier.rank * width
+        small = small + where(count < _SMALL_TENSOR, count * model.adapter_widths.count(width), 0)
+    parameters = tier.rank * model.adapter_parameters
+    eight_bit = _EIGHT_BIT_STATE * (parameters - small) + 8 * small
+    plain = 2 * model.adapter_element * parameters
+    return whole(model.layers * where(chosen.adamw_8bit, eight_bit, plain))
