@@ -24,7 +24,7 @@ from services.planner.ladder import Tier, load_ladder
 from services.planner.machine import ComputeDtype, DeviceKind, Machine
 from services.planner.memory import Sizing
 from services.planner.models import ModelShape, catalogue, model_by_id
-from services.planner.options import BasePrecision, Executor, OptimizationSet, Policy
+from services.planner.options import BasePrecision, Executor, OptimizationSet, Place, Policy
 from services.planner.rates import Rates, single_rates
 from services.planner.tables import table
 
@@ -68,6 +68,9 @@ _STREAMED = replace(_PLAIN, executor=Executor.STREAMING)
 SETS = {
     "bfloat16": Setting(_PLAIN),
     "bfloat16 without checkpointing": Setting(replace(_PLAIN, policy=Policy.KEEP_ALL)),
+    "bfloat16 selective": Setting(
+        replace(_PLAIN, policy=Policy.SELECTIVE, attention_outputs=Place.DEVICE)
+    ),
     "float32": Setting(_FLOAT32),
     "float32 without checkpointing": Setting(replace(_FLOAT32, policy=Policy.KEEP_ALL)),
     "bfloat16 with float32 adapters": Setting(_PLAIN, Adapters(float32=True)),

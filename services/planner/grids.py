@@ -119,13 +119,18 @@ def _precisions(wanted: Choice) -> list[tuple[BasePrecision, bool]]:
 
 
 def _resident(wanted: Choice, dtype: ComputeDtype, heads: int) -> Iterator[OptimizationSet]:
-    layouts = [(Policy.KEEP_ALL, Place.DEVICE), (Policy.EVERY_LAYER, Place.DEVICE)]
+    layouts = [
+        (Policy.KEEP_ALL, Place.DEVICE),
+        (Policy.SELECTIVE, Place.DEVICE),
+        (Policy.EVERY_LAYER, Place.DEVICE),
+    ]
     if wanted.has_own_memory:
         layouts.append((Policy.EVERY_LAYER, Place.HOST))
     for (precision, eight_bit), (policy, place) in product(_precisions(wanted), layouts):
         yield OptimizationSet(
             base_precision=precision, dtype=dtype, attention_kernel=wanted.kernel, policy=policy,
             layer_inputs=place, key_value_heads=heads, adamw_8bit=eight_bit,
+            attention_outputs=Place.DEVICE if policy is Policy.SELECTIVE else Place.NOWHERE,
         )  # fmt: skip
 
 
@@ -151,17 +156,15 @@ def _streaming(wanted: Choice, dtype: ComputeDtype, heads: int) -> Iterator[Opti
 def _store_layouts(
     wanted: Choice,
 ) -> Iterator[tuple[Place, Codec, int, Place, Place]]:
-    """Places of layer inputs, attention outputs and keys: nothing waits nearer than what is used
-    more often."""
-    places = [Place.DEVICE]
-    if wanted.has_own_memory:
-        places += [Place.HOST, Place.DISK]
-    key_places = places[:2]
+    """Place, codec and interval of layer inputs; places of attention outputs and keys.
+
+    Attention outputs wait where layer inputs do, so that ids name a set and no other.
+    """
+    places = [Place.DEVICE, Place.HOST, Place.DISK] if wanted.has_own_memory else [Place.DEVICE]
     codecs = Codec if wanted.quantises else [Codec.EXACT]
     for inputs, interval, codec in product(places, _INTERVALS, codecs):
         # A codec is for what leaves the device, and smaller than leaving layers out.
         if codec is not Codec.EXACT and (inputs is Place.DEVICE or interval > 1):
             continue
-        outputs = [Place.NOWHERE, *(place for place in places if place >= inputs)]
-        for output, keys in product(outputs, key_places):
-            yield inputs, codec, interval, output, keys
+        for outputs, keys in product((Place.NOWHERE, inputs), places[:2]):
+            yield inputs, codec, interval, outputs, keys

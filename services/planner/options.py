@@ -143,8 +143,8 @@ class OptimizationSet:
             CHECKPOINTING: self.checkpointing,
             SELECTIVE_CHECKPOINTING: self.policy is Policy.SELECTIVE,
             SQRT_CHECKPOINTING: self.layer_input_interval > 1,
-            ACTIVATION_OFFLOAD: Place.HOST in self.places,
-            DISK_OFFLOAD: Place.DISK in self.places,
+            ACTIVATION_OFFLOAD: self.layer_inputs is Place.HOST,
+            DISK_OFFLOAD: self.layer_inputs is Place.DISK,
             PAGED_ATTENTION: self.streaming and self.key_values is not Place.DEVICE,
             ACTIVATIONS_8BIT: self.codec is Codec.INT8,
             ACTIVATIONS_4BIT: self.codec is Codec.NF4,
@@ -177,6 +177,10 @@ def _contradictions(chosen: OptimizationSet) -> tuple[tuple[str, bool, str, str]
         (SELECTIVE_CHECKPOINTING, keeps_outputs != (chosen.policy is Policy.SELECTIVE),
          f"{SELECTIVE_CHECKPOINTING} is what keeps attention outputs",
          "give both, or neither"),
+        (SELECTIVE_CHECKPOINTING, resident and chosen.policy is Policy.SELECTIVE
+         and chosen.layer_inputs is not Place.DEVICE,
+         f"the resident executor keeps attention outputs on the device only, and "
+         f"{ACTIVATION_OFFLOAD} moves the rest", "drop one of them"),
         (SQRT_CHECKPOINTING, resident and chosen.layer_input_interval > 1,
          f"the resident executor keeps every layer's input; {SQRT_CHECKPOINTING} skips some",
          f"add {STREAMING}"),
@@ -216,8 +220,6 @@ def not_runnable(chosen: OptimizationSet) -> tuple[str, ...]:
         "layer inputs of every few layers only": chosen.layer_input_interval > 1,
         "layer inputs in 8 or 4 bits": chosen.codec is not Codec.EXACT,
         "conversion to grouped-query attention": chosen.key_value_heads > 0,
-        "attention outputs kept by the resident executor": chosen.policy is Policy.SELECTIVE
-        and not chosen.streaming,
     }
     return tuple(name for name, on in missing.items() if on)
 

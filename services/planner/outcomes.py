@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class OutcomeStore:
         self._path = directory / "outcomes.jsonl"
         self._lock = threading.Lock()
         self._count: int | None = None
+        self._version = (0, 0, 0)
+        self._outcomes: list[dict[str, Any]] = []
 
     def append(self, outcome: Mapping[str, Any]) -> int:
         """Writes one outcome and returns how many there are. Blocks until it is on disk.
@@ -42,6 +44,20 @@ class OutcomeStore:
                 ) from error
             self._count = count + 1
             return self._count
+
+    def read(self) -> Sequence[Mapping[str, Any]]:
+        """All outcomes, oldest first; parsed again only when the file has changed."""
+        with self._lock:
+            try:
+                found = self._path.stat()
+            except OSError:
+                return ()
+            version = (found.st_ino, found.st_size, found.st_mtime_ns)
+            if version != self._version:
+                lines = self._path.read_text(encoding="utf-8").splitlines()
+                self._outcomes = [json.loads(line) for line in lines if _is_outcome(line)]
+                self._version = version
+            return self._outcomes
 
     def _counted(self) -> int:
         if self._count is None:

@@ -19,6 +19,7 @@ from services.planner.terms import ModelTerms, SetTerms, TierTerms
 
 Lines = dict[str, Number]
 
+_FLOAT32 = 4
 TOKEN_BYTES = 16  # token ids and positions, int64
 LARGEST_TILE_ROWS = 1024
 SMALLEST_TILE_ROWS = 64
@@ -36,6 +37,8 @@ class ResidentMemory:
         }  # fmt: skip
         self._one_kept = tier.tokens * model.layer.kept.at(tier.rank)
         self._boundary = tier.tokens * model.layer.boundary
+        output = model.element * model.query + _FLOAT32 * model.query_heads
+        self._attention_outputs = where(chosen.selective, model.layers * tier.tokens * output, 0)
         self._working = self._backward_working()
         self.tile_rows = self._loss_tile_rows()
         # The streaming executor works in chunks; this one takes the window as it is.
@@ -82,9 +85,8 @@ class ResidentMemory:
     def _kept(self) -> Number:
         """What all layers keep for backward, on the device."""
         layers = where(self._chosen.inputs_on_device, self._model.layers, 1)
-        return where(
-            self._chosen.keeps_all, self._model.layers * self._one_kept, layers * self._boundary
-        )
+        inputs = layers * self._boundary + self._attention_outputs
+        return where(self._chosen.keeps_all, self._model.layers * self._one_kept, inputs)
 
     def _forward(self) -> Lines:
         # A layer that keeps everything has its working set among what it keeps, but for one tensor.
@@ -110,7 +112,8 @@ class ResidentMemory:
     def _backward(self) -> Lines:
         """The later of two moments: the last layer's, or the first's with all gradients made."""
         model, chosen, lora = self._model, self._chosen, self._static.lora
-        one_layer = where(chosen.keeps_all, self._one_kept, self._boundary)
+        checkpointed = self._boundary + self._attention_outputs // model.layers
+        one_layer = where(chosen.keeps_all, self._one_kept, checkpointed)
         freed = where(chosen.inputs_on_device, (model.layers - 1) * one_layer, 0)
         one_gradient = lora // model.layers
         at_first_layer = lora - one_gradient > freed

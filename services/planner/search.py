@@ -186,13 +186,16 @@ class Search:
 
     def judge(self, tier: Tier, chosen: OptimizationSet, sizing: Sizing) -> Verdict:
         """The verdict on one tier under one set."""
+        if not sizing.chunk_tokens:
+            sizing = self.evaluation.sizing(self.budget.gpu_bytes)
         candidate = self.evaluation.one(tier, chosen, sizing)
-        found = Evaluated(
-            (chosen,), *(np.array([[value]]) for value in (
-                candidate.memory.device.total_bytes, candidate.memory.host.total_bytes,
-                candidate.memory.disk.total_bytes, candidate.cost.seconds,
-            ))
-        )  # fmt: skip
+        totals = (
+            candidate.memory.device.total_bytes,
+            candidate.memory.host.total_bytes,
+            candidate.memory.disk.total_bytes,
+            candidate.cost.seconds,
+        )
+        found = Evaluated((chosen,), *(np.array([[total]]) for total in totals))
         lacks = self._missing(found, [tier], np.array([Place.DISK in chosen.places]))
         missing = {name: amount[0] for name, amount in lacks.items()}
         if any(amount[0] > 0 for amount in missing.values()):

@@ -69,6 +69,10 @@ def read_execution(
     """
     streaming = execution.streaming
     on_device = int(Place.DEVICE)
+    outputs = streaming.attention_outputs.placement
+    if execution.executor == pb.EXECUTOR_RESIDENT:
+        keeps = execution.checkpoint_policy == pb.CHECKPOINT_POLICY_SELECTIVE
+        outputs = pb.PLACEMENT_DEVICE if keeps else pb.PLACEMENT_UNSPECIFIED
     chosen = OptimizationSet(
         base_precision=BasePrecision.NF4
         if execution.base_precision == pb.BASE_PRECISION_NF4
@@ -82,7 +86,7 @@ def read_execution(
         layer_inputs=Place(execution.layer_inputs.placement or on_device),
         layer_input_interval=execution.layer_input_interval or 1,
         codec=_CODECS[execution.layer_inputs.codec],
-        attention_outputs=Place(streaming.attention_outputs.placement),
+        attention_outputs=Place(outputs),
         hidden_gradients=Place(streaming.hidden_gradients.placement or on_device),
         key_values=Place(streaming.key_values.placement or on_device),
         weights=Place(execution.weight_placement or on_device),

@@ -26,6 +26,9 @@ from services.planner.static_memory import Static
 from services.planner.terms import ModelTerms, SetTerms, TierTerms
 
 SMALLEST_CHUNK = 256
+# The chunk's share of the budget beside the weights; the rest is for what grows with the window.
+_CHUNK_SHARE = 1 / 8
+_CHUNK_SHARE_FOR_STREAMED_KEYS = 1 / 2
 # Beyond this a longer chunk buys no time: products have reached their full rate.
 LARGEST_CHUNK = 8192
 # Keys that stream from the host are read once a chunk: longer chunks hide it.
@@ -110,15 +113,18 @@ class StreamingMemory:
         return {"activations": inputs + outputs}
 
     def _chunk(self, device_budget: Number) -> Number:
-        """The largest power of two with which backward fits, within what is useful.
+        """A share of what the weights leave of the budget, in whole powers of two.
 
-        A window shorter than that is one chunk.
+        It does not depend on the window, so that a longer one never takes less. A window shorter
+        than a chunk is one chunk.
         """
-        fixed = sum((self._trained | self._backward(0)).values())
-        per_token = sum((self._trained | self._backward(1)).values()) - fixed
-        fitting = power_of_two_to(maximum((device_budget - fixed) // per_token, SMALLEST_CHUNK))
-        useful = where(self._chosen.keys_on_device, LARGEST_CHUNK, LARGEST_CHUNK_FOR_STREAMED_KEYS)
-        return minimum(fitting, useful, self._tier.tokens)
+        keys_here = self._chosen.keys_on_device
+        share = where(keys_here, _CHUNK_SHARE, _CHUNK_SHARE_FOR_STREAMED_KEYS)
+        per_token = sum(self._backward(1).values()) - sum(self._backward(0).values())
+        room = (device_budget - self._static.base_model) * share // per_token
+        useful = where(keys_here, LARGEST_CHUNK, LARGEST_CHUNK_FOR_STREAMED_KEYS)
+        fitting = minimum(power_of_two_to(maximum(room, SMALLEST_CHUNK)), useful)
+        return minimum(fitting, self._tier.tokens)
 
     def _loss_tile_rows(self) -> Number:
         """Largest power of two for which the loss takes no more than backward does."""

@@ -59,6 +59,9 @@ class Traced:
     def __floordiv__(self, other: Any) -> Traced:
         return _join(self, "//", _lift(other), self.value // _value(other))
 
+    def __rfloordiv__(self, other: Any) -> Traced:
+        return _lift(other) // self
+
     def __pow__(self, exponent: int) -> Traced:
         expression, numbers = _inside(self, _ATOM)
         return Traced(

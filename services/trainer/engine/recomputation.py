@@ -12,21 +12,47 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+_ATEN = torch.ops.aten
+# What selective recomputation keeps: output and log-sum-exp of every fused kernel there is.
+_ATTENTION_OPERATIONS = frozenset(
+    {
+        _ATEN._scaled_dot_product_flash_attention.default,
+        _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+        _ATEN._scaled_dot_product_efficient_attention.default,
+        _ATEN._scaled_dot_product_cudnn_attention.default,
+    }
+)
 
 
-def recompute_in_backward(layer: nn.Module, *, keep_input_on_host: bool) -> None:
-    """Makes `layer` save nothing but its input, (B, S, E), on its device or in host memory."""
+def recompute_in_backward(
+    layer: nn.Module,
+    *,
+    keep_input_on_host: bool,
+    keep_attention_output: bool = False,
+    has_dropout: bool = False,
+) -> None:
+    """Makes `layer` save nothing but its input, (B, S, E), on its device or in host memory.
+
+    keep_attention_output: attention's output and log-sum-exp are saved too, on the device, so that
+    the recompute leaves attention out (selective checkpointing, https://arxiv.org/abs/2205.05198).
+    """
     forward: Callable[..., Any] = layer.forward
+    contexts: dict[str, Any] = {"context_fn": _keeping_attention} if keep_attention_output else {}
 
     @functools.wraps(forward)
     def recomputed(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(hidden_states, *args, **kwargs)
-        # Nothing in the model is random (no dropout), so there is no generator state to keep.
+        # Without dropout nothing in the model is random: there is no generator state to keep.
         run = functools.partial(
             checkpoint, forward, hidden_states, *args,
-            use_reentrant=False, preserve_rng_state=False, **kwargs,
+            use_reentrant=False, preserve_rng_state=has_dropout, **contexts, **kwargs,
         )  # fmt: skip
         if not keep_input_on_host:
             return run()
@@ -34,6 +60,16 @@ def recompute_in_backward(layer: nn.Module, *, keep_input_on_host: bool) -> None
             return run()
 
     layer.forward = recomputed
+
+
+def _keeping_attention() -> Any:
+    return create_selective_checkpoint_contexts(_policy)
+
+
+def _policy(_: Any, operation: Any, *_arguments: Any, **_options: Any) -> CheckpointPolicy:
+    if operation in _ATTENTION_OPERATIONS:
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _saved_on_host(hidden_states: torch.Tensor) -> saved_tensors_hooks:

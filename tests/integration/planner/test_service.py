@@ -95,8 +95,14 @@ def test_exact_only_reaches_no_lossy_set(planner: Stub) -> None:
     response = planner.Plan(plan_request("llama-2-7b", exact_only=True))
     assert all(item.exact for item in response.chosen.optimizations)
     assert planner.Plan(plan_request("llama-2-7b")).chosen.tier >= response.chosen.tier
-    refusals = [verdict for verdict in response.tiers if not verdict.fits]
-    assert "exact_only" in refusals[0].remedy
+    poor = planner.Plan(
+        pb.PlanRequest(
+            machine=hypothetical("rtx-3060-12gb"), model=by_id("llama-2-7b"),
+            constraints=pb.Constraints(exact_only=True, runnable_only=True),
+        )
+    )  # fmt: skip
+    remedies = [r.text for verdict in poor.tiers for r in verdict.remedies]
+    assert any("leave exact_only out" in text for text in remedies)
 
 
 def test_a_model_by_its_config_and_by_its_id_plan_alike(planner: Stub) -> None:
@@ -207,7 +213,7 @@ def test_the_lists_are_complete(planner: Stub) -> None:
     tiers = planner.ListTiers(pb.ListTiersRequest()).tiers
     assert [tier.context_tokens for tier in tiers][:2] == [4096, 8192]
     assert tiers[10].lines_of_code == 1_048_576
-    assert len(planner.ListOptimizations(pb.ListOptimizationsRequest()).optimizations) == 46
+    assert len(planner.ListOptimizations(pb.ListOptimizationsRequest()).optimizations) == 52
     gpus = planner.ListGpus(pb.ListGpusRequest()).gpus
     assert all(gpu.advice and gpu.pcie.generation_max for gpu in gpus)
     models = {model.model_id: model for model in planner.ListModels(pb.ListModelsRequest()).models}
@@ -233,7 +239,8 @@ def test_custom_tiers_are_served_and_planned_for(tmp_path: Path) -> None:
     assert twelve.custom
     assert twelve.context_multiple == 32768
     assert verdict.tier == 12
-    assert verdict.binding_resource == pb.RESOURCE_GPU_MEMORY
+    assert not verdict.fits
+    assert verdict.remedy
 
 
 def outcome(plan: pb.Plan, **fields: object) -> pb.ReportOutcomeRequest:
