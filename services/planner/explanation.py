@@ -42,10 +42,17 @@ def derivations(
     phases = memory_phases(shape, tier, sets, machine, streaming=streaming, sizing=sizing)
     step = cost.step_cost(shape, tier, sets, traced(time), streaming=streaming, chunk_tokens=chunk)
     taken = candidate.memory
+    peaks = {
+        "gpu": phases.device[taken.device.peak_phase],
+        "host": phases.host[taken.host.peak_phase],
+        "disk": phases.disk[taken.disk.peak_phase],
+    }
     return (
-        *_lines("gpu", phases.device[taken.device.peak_phase], memory.FORMULAS),
-        *_lines("host", phases.host[taken.host.peak_phase], memory.FORMULAS),
-        *_lines("disk", phases.disk[taken.disk.peak_phase], memory.FORMULAS),
+        *(
+            one
+            for budget, lines in peaks.items()
+            for one in _lines(budget, lines, memory.formula_ids(budget, streaming=streaming))
+        ),
         *_lines("time", step.lines, cost.FORMULAS),
     )
 

@@ -30,6 +30,15 @@ FORMULAS: Mapping[str, str] = {
     "buffers": "working-buffers",
     "runtime": "runtime",
 }
+_STREAMING = {"activations": "streaming-chunk", "kv": "streaming-keys"}
+_STORED = {"activations": "streaming-stores", "kv": "streaming-keys"}
+
+
+def formula_ids(budget: str, *, streaming: bool) -> Mapping[str, str]:
+    """Formula of every line of a budget ("gpu", "host" or "disk") under an executor."""
+    if not streaming:
+        return FORMULAS
+    return {**FORMULAS, **(_STREAMING if budget == "gpu" else _STORED)}
 
 
 @dataclass(frozen=True, slots=True)

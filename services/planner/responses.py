@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from elite.planner.v1 import planner_pb2 as pb
 from elite.profiler.v1 import profiler_pb2
@@ -81,6 +82,7 @@ def plan_message(candidate: Candidate, answer: Answer) -> pb.Plan:
     """Everything the engine needs, and what the run is predicted to take."""
     tier, chosen, taken = candidate.tier, candidate.chosen, candidate.memory
     model, machine, budget = answer.model, answer.machine, answer.budget
+    formulas = partial(memory.formula_ids, streaming=chosen.streaming)
     message = pb.Plan(
         tier=tier.tier,
         context_tokens=tier.context_tokens,
@@ -89,9 +91,9 @@ def plan_message(candidate: Candidate, answer: Answer) -> pb.Plan:
         lora=_lora(tier, model, answer.adapters),
         execution=_execution(chosen, taken),
         optimizations=_applied(chosen.ids(model)),
-        gpu_memory=_memory(taken.device, budget.gpu_bytes),
-        host_memory=_memory(taken.host, budget.host_bytes),
-        disk=_memory(taken.disk, budget.disk_bytes),
+        gpu_memory=_memory(taken.device, budget.gpu_bytes, formulas("gpu")),
+        host_memory=_memory(taken.host, budget.host_bytes, formulas("host")),
+        disk=_memory(taken.disk, budget.disk_bytes, formulas("disk")),
         step_seconds=candidate.cost.seconds,
         step_seconds_low=candidate.cost.low,
         step_seconds_high=candidate.cost.high,
@@ -216,11 +218,13 @@ def _clipped(text: str) -> str:
     return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 3] + "..."
 
 
-def _memory(estimate: memory.MemoryEstimate, budget_bytes: int) -> pb.MemoryEstimate:
+def _memory(
+    estimate: memory.MemoryEstimate, budget_bytes: int, formulas: Mapping[str, str]
+) -> pb.MemoryEstimate:
     return pb.MemoryEstimate(
         total_bytes=estimate.total_bytes,
         lines=[
-            pb.MemoryLine(name=name, bytes=size, formula_id=memory.FORMULAS[name])
+            pb.MemoryLine(name=name, bytes=size, formula_id=formulas[name])
             for name, size in estimate.lines.items()
         ],
         peak_phase=estimate.peak_phase,
