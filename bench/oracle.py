@@ -53,9 +53,13 @@ def measure_step(config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool
         with tracker:
             _materialise(adapted)
         static_bytes = tracker.current_bytes
-        if plan.execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_EVERY_LAYER:
+        policy = plan.execution.checkpoint_policy
+        if policy != planner_pb2.CHECKPOINT_POLICY_NONE:
+            selective = policy == planner_pb2.CHECKPOINT_POLICY_SELECTIVE
             for layer in decoder_layers(model):
-                recompute_in_backward(layer, keep_input_on_host=False)
+                recompute_in_backward(
+                    layer, keep_input_on_host=False, keep_attention_output=selective
+                )
         tracker.reset_peak()
         with tracker:
             _step(model, plan)

@@ -16,8 +16,10 @@ from elite_cli.connections import Connections
 from elite_cli.endpoints import LOCK_FILE, stack_is_running
 from elite_cli.errors import CliError, bad_option
 from elite_cli.model_reference import read_model
+from elite_cli.options import ChoiceOptions, LimitOptions
 from elite_cli.output import note, output_console
-from elite_cli.planning import PlanOptions, make_plan
+from elite_cli.plan_requests import PlanOptions
+from elite_cli.planning import make_plan
 from elite_cli.quantities import format_duration
 from elite_cli.render.plan import render_plan_response
 from elite_cli.render.profile import render_profile
@@ -111,12 +113,13 @@ def _longest_step() -> float:
 def _plan(connections: Connections, model: str) -> planner_pb2.PlanResponse:
     """A plan whose steps leave time for a few; on a very slow machine tier 1 all the same."""
     choice = read_model(model)
-    limit = f"{_longest_step():.0f}"
-    response = make_plan(connections, choice, PlanOptions(max_step_seconds=limit))
+    limits = LimitOptions(max_step_seconds=f"{_longest_step():.0f}")
+    response = make_plan(connections, choice, PlanOptions(limits=limits, runnable_only=True))
     if response.HasField("chosen"):
         return response
     note("This machine is too slow for that: tier 1 is planned without a limit.")
-    return make_plan(connections, choice, PlanOptions(tier=1))
+    first = ChoiceOptions(tier=1)
+    return make_plan(connections, choice, PlanOptions(choice=first, runnable_only=True))
 
 
 def train_options(plan: planner_pb2.Plan) -> TrainOptions:

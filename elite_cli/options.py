@@ -1,12 +1,18 @@
-"""Options that several commands share, and which request fields they set."""
+"""Options that several commands share, in groups, and which request fields they set."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+# Within what every field of the requests holds; the services know what makes sense.
+LARGEST_COUNT = 10**9
+MOST_TOKENS = 10**15
+LARGEST_SEED = 2**63
 
 
 class ObjectiveName(StrEnum):
@@ -14,6 +20,13 @@ class ObjectiveName(StrEnum):
 
     MAX_CONTEXT = "max-context"
     FASTEST = "fastest"
+
+
+class AdapterDtype(StrEnum):
+    """Values of --adapter-dtype."""
+
+    COMPUTE = "compute"
+    FLOAT32 = "float32"
 
 
 Json = Annotated[
@@ -47,6 +60,20 @@ MaxStepSeconds = Annotated[
     str,
     typer.Option(help="Longest acceptable optimiser step: 90, 90s, 30m, 2h.", show_default=False),
 ]
+MaxRunTime = Annotated[
+    str,
+    typer.Option(
+        help="Longest acceptable run, as in 12h or 3d; needs --steps or --epochs.",
+        show_default=False,
+    ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A lossy optimisation the plan may use, as in activations-4bit; repeat it.",
+        show_default=False,
+    ),
+]
 ExactOnly = Annotated[
     bool,
     typer.Option(
@@ -54,7 +81,10 @@ ExactOnly = Annotated[
     ),
 ]
 Tier = Annotated[
-    int | None, typer.Option(min=1, help="This tier and no other (`elite tiers` lists them).")
+    int | None,
+    typer.Option(
+        min=1, max=LARGEST_COUNT, help="This tier and no other (`elite tiers` lists them)."
+    ),
 ]
 Headroom = Annotated[
     float | None,
@@ -65,7 +95,75 @@ Objective = Annotated[
 ]
 DeviceIndex = Annotated[
     int | None,
-    typer.Option("--device", min=0, help="Index of the device, as `elite profile` shows it."),
+    typer.Option(
+        "--device",
+        min=0,
+        max=LARGEST_COUNT,
+        help="Index of the device, as `elite profile` shows it.",
+    ),
+]
+RunnableOnly = Annotated[
+    bool, typer.Option("--runnable-only", help="Only plans that this version can train.")
+]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Show how every figure came about, with its numbers.")
+]
+Compare = Annotated[
+    str,
+    typer.Option(
+        help="Rank these cards instead: ids from `elite gpus` with commas between, or `all`. "
+        "--host-ram and --disk are the host's.",
+        show_default=False,
+    ),
+]
+Chart = Annotated[
+    Path | None,
+    typer.Option(help="Write the pictures to this file too: .svg or .png.", show_default=False),
+]
+TargetModules = Annotated[
+    str,
+    typer.Option(
+        help="Linears that carry adapters, as in q_proj,v_proj. Default: all.", show_default=False
+    ),
+]
+AdapterDtypeOption = Annotated[
+    AdapterDtype, typer.Option("--adapter-dtype", help="float32 is PEFT's own default.")
+]
+Dropout = Annotated[float, typer.Option(help="Share of the adapters' inputs dropped.")]
+Rank = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=LARGEST_COUNT, help="LoRA rank. Default: the tier's.", show_default=False
+    ),
+]
+PlannedSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        min=1,
+        max=LARGEST_COUNT,
+        help="Optimiser steps of the run.",
+        show_default=False,
+    ),
+]
+Epochs = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="Instead of --steps: passes over --dataset-tokens.", show_default=False
+    ),
+]
+DatasetTokens = Annotated[
+    int | None,
+    typer.Option(min=1, max=MOST_TOKENS, help="Tokens of the training data.", show_default=False),
+]
+Accumulate = Annotated[
+    int, typer.Option(min=1, max=LARGEST_COUNT, help="Windows per optimiser step.")
+]
+Stages = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stage", help="TIER:STEPS at a shorter context first; repeat it.", show_default=False
+    ),
 ]
 StateDirectory = Annotated[
     Path | None,
@@ -78,12 +176,14 @@ StateDirectory = Annotated[
 
 # What `elite train` takes besides.
 Data = Annotated[str, typer.Option(help="Folder of source files, on the trainer's machine.")]
-Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
+Steps = Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="Optimiser steps.")]
 PlanFile = Annotated[
     Path | None, typer.Option(help="Use this plan, made with `elite plan --json`.")
 ]
 LearningRate = Annotated[float | None, typer.Option(help="Peak. Default: 2e-4.")]
-WarmupSteps = Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")]
+WarmupSteps = Annotated[
+    int, typer.Option(min=0, max=LARGEST_COUNT, help="Steps of linear warm-up.")
+]
 Include = Annotated[
     list[str] | None, typer.Option(help="File name pattern to take, as in '*.py'; repeat it.")
 ]
@@ -94,12 +194,14 @@ HeldOut = Annotated[
     float | None, typer.Option(help="Share of files kept for evaluation. Default: 0.05.")
 ]
 EvaluationWindows = Annotated[
-    int | None, typer.Option(min=0, help="Held-out windows evaluated. Default: 4.")
+    int | None,
+    typer.Option(min=0, max=LARGEST_COUNT, help="Held-out windows evaluated. Default: 4."),
 ]
 CheckpointEvery = Annotated[
-    int, typer.Option(min=0, help="Steps between checkpoints; 0: one at the end.")
+    int,
+    typer.Option(min=0, max=LARGEST_COUNT, help="Steps between checkpoints; 0: one at the end."),
 ]
-Seed = Annotated[int, typer.Option(min=0)]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED)]
 Name = Annotated[str, typer.Option(help="A name for people.")]
 RequestId = Annotated[
     str, typer.Option(help="The same id gives the same run, however often it is sent.")
@@ -107,6 +209,59 @@ RequestId = Annotated[
 Watch = Annotated[
     bool, typer.Option("--watch/--detach", help="Follow the run, or leave it to the worker.")
 ]
+
+# Groups; what each is called in the help is its docstring.
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """The machine"""
+
+    gpu: Gpu = ""
+    host_ram: HostRam = ""
+    disk: DiskSize = ""
+    headroom: Headroom = None
+    device: DeviceIndex = None
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """Time limits"""
+
+    max_step_seconds: MaxStepSeconds = ""
+    max_run_time: MaxRunTime = ""
+
+
+@dataclass(frozen=True)
+class ChoiceOptions:
+    """The choice"""
+
+    exact_only: ExactOnly = False
+    allow: Allow = None
+    tier: Tier = None
+    objective: Objective = ObjectiveName.MAX_CONTEXT
+
+
+@dataclass(frozen=True)
+class AdapterOptions:
+    """The adapters"""
+
+    rank: Rank = None
+    target_modules: TargetModules = ""
+    adapter_dtype: AdapterDtypeOption = AdapterDtype.COMPUTE
+    dropout: Dropout = 0.0
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """The run, to see what all of it costs"""
+
+    steps: PlannedSteps = None
+    epochs: Epochs = None
+    dataset_tokens: DatasetTokens = None
+    accumulate: Accumulate = 1
+    stage: Stages = None
+
 
 # Where a request field comes from, for the hint under an error.
 OPTION_OF_FIELD = {
@@ -121,7 +276,22 @@ OPTION_OF_FIELD = {
     "constraints.tier": "--tier",
     "constraints.headroom_fraction": "--headroom",
     "constraints.device_index": "--device",
+    "constraints.max_run_seconds": "--max-run-time",
+    "constraints.allowed_lossy_ids": "--allow",
+    "constraints.runnable_only": "--runnable-only",
     "objective": "--objective",
+    "gpu_ids": "--compare",
+    "host_memory_bytes": "--host-ram",
+    "disk_free_bytes": "--disk",
+    "adapters.target_modules": "--target-modules",
+    "adapters.dtype": "--adapter-dtype",
+    "adapters.dropout": "--dropout",
+    "adapters.rank": "--rank",
+    "schedule": "--steps",
+    "schedule.epochs": "--epochs",
+    "schedule.dataset_tokens": "--dataset-tokens",
+    "schedule.gradient_accumulation_steps": "--accumulate",
+    "schedule.curriculum": "--stage",
     "tier": "--tier",
     "optimization_ids": "--optimization",
     "request_id": "--request-id",
@@ -132,6 +302,7 @@ OPTION_OF_FIELD = {
     "spec.data.exclude_globs": "--exclude",
     "spec.data.held_out_fraction": "--held-out",
     "spec.training.steps": "--steps",
+    "spec.training.gradient_accumulation_steps": "--accumulate",
     "spec.training.learning_rate": "--learning-rate",
     "spec.training.warmup_steps": "--warmup-steps",
     "spec.training.checkpoint_every_steps": "--checkpoint-every",

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from elite.planner.v1 import planner_pb2
 from elite.profiler.v1 import profiler_pb2
+from elite_cli import plan_requests as parts
 from elite_cli.client import CallError
 from elite_cli.connections import Connections
 from elite_cli.errors import bad_option
 from elite_cli.model_reference import ModelChoice
-from elite_cli.options import ObjectiveName
+from elite_cli.options import MachineOptions
 from elite_cli.output import note
-from elite_cli.quantities import format_bytes, parse_duration, parse_size
+from elite_cli.plan_requests import PlanOptions
+from elite_cli.quantities import format_bytes
 from elite_cli.stress import run_stress_test
 
 MISSING_MEASUREMENT = "MISSING_MEASUREMENT"
-
-_OBJECTIVES = {
-    ObjectiveName.MAX_CONTEXT: planner_pb2.OBJECTIVE_MAX_CONTEXT,
-    ObjectiveName.FASTEST: planner_pb2.OBJECTIVE_FASTEST,
-}
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """The planning options of a command line, sizes and durations still as written."""
-
-    gpu: str = ""
-    host_ram: str = ""
-    disk: str = ""
-    max_step_seconds: str = ""
-    exact_only: bool = False
-    tier: int | None = None
-    headroom: float | None = None
-    objective: ObjectiveName = ObjectiveName.MAX_CONTEXT
-    device: int | None = None
 
 
 def make_plan(
@@ -47,11 +28,14 @@ def make_plan(
     Raises `CliError` for bad options and failed calls.
     """
     request = planner_pb2.PlanRequest(
-        model=model_reference(model),
-        constraints=_constraints(options),
-        objective=_OBJECTIVES[options.objective],
+        model=parts.model_reference(model),
+        constraints=parts.constraints(options, given_host=bool(options.machine.gpu)),
+        objective=parts.OBJECTIVES[options.choice.objective],
+        adapters=parts.adapters(options.adapters),
+        schedule=parts.schedule(options.schedule),
+        explain=options.explain,
     )
-    response: planner_pb2.PlanResponse = _ask(connections, options, "Plan", request)
+    response: planner_pb2.PlanResponse = _ask(connections, options.machine, "Plan", request)
     return response
 
 
@@ -64,82 +48,78 @@ def make_estimate(
 ) -> planner_pb2.EstimateResponse:
     """Asks the planner for the cost of one tier; measures as `make_plan` does."""
     request = planner_pb2.EstimateRequest(
-        model=model_reference(model),
-        constraints=_constraints(options),
+        model=parts.model_reference(model),
+        constraints=parts.constraints(options, given_host=bool(options.machine.gpu)),
         tier=tier,
         optimization_ids=optimization_ids,
+        adapters=parts.adapters(options.adapters),
+        schedule=parts.schedule(options.schedule),
+        explain=options.explain,
     )
-    response: planner_pb2.EstimateResponse = _ask(connections, options, "Estimate", request)
+    response: planner_pb2.EstimateResponse = _ask(connections, options.machine, "Estimate", request)
     return response
 
 
-def _ask(connections: Connections, options: PlanOptions, method: str, request: Any) -> Any:
+def compare_cards(
+    connections: Connections, model: ModelChoice, options: PlanOptions, cards: str
+) -> planner_pb2.WhatIfResponse:
+    """Asks the planner to rank cards; `cards` as in --compare. Raises `CliError`."""
+    machine = options.machine
+    for option, given in (("--gpu", machine.gpu), ("--device", machine.device is not None),
+                          ("--explain", options.explain)):  # fmt: skip
+        if given:
+            raise bad_option(option, "does not go with --compare", "leave one of them out")
+    request = planner_pb2.WhatIfRequest(
+        gpu_ids=parts.compared_cards(cards),
+        model=parts.model_reference(model),
+        constraints=parts.constraints(options, given_host=True),
+        objective=parts.OBJECTIVES[options.choice.objective],
+        adapters=parts.adapters(options.adapters),
+        schedule=parts.schedule(options.schedule),
+    )
+    host = _host(connections, machine, "Every card is put")
+    request.host_memory_bytes, request.disk_free_bytes = host
+    response: planner_pb2.WhatIfResponse = connections.planner.call("WhatIf", request)
+    return response
+
+
+def _ask(connections: Connections, machine: MachineOptions, method: str, request: Any) -> Any:
     """Fills in the machine and calls; measures the machine when that turns out to be needed."""
-    request.machine.CopyFrom(_machine(connections, options))
+    request.machine.CopyFrom(_machine(connections, machine))
     try:
         return connections.planner.call(method, request)
     except CallError as error:
-        if error.reason != MISSING_MEASUREMENT or options.gpu:
+        if error.reason != MISSING_MEASUREMENT or machine.gpu:
             raise
     note("This machine has not been measured yet: running the quick stress test once.")
     request.machine.profile.CopyFrom(run_stress_test(connections.profiler, quick=True))
     return connections.planner.call(method, request)
 
 
-def model_reference(model: ModelChoice) -> planner_pb2.ModelReference:
-    """The model as the planner's requests name it."""
-    if model.config_json:
-        return planner_pb2.ModelReference(config_json=model.config_json)
-    return planner_pb2.ModelReference(model_id=model.model_id)
-
-
-def _constraints(options: PlanOptions) -> planner_pb2.Constraints:
-    constraints = planner_pb2.Constraints(exact_only=options.exact_only, tier=options.tier or 0)
-    if options.max_step_seconds:
-        constraints.max_step_seconds = parse_duration(
-            options.max_step_seconds, "--max-step-seconds"
-        )
-    if options.headroom is not None:
-        constraints.headroom_fraction = options.headroom
-    if options.device is not None:
-        constraints.device_index = options.device
-    if not options.gpu:  # with a card, these two describe its machine instead
-        constraints.host_memory_bytes = _size(options.host_ram, "--host-ram")
-        constraints.disk_bytes = _size(options.disk, "--disk")
-    return constraints
-
-
-def _size(text: str, option: str) -> int:
-    return parse_size(text, option) if text else 0
-
-
-def _machine(connections: Connections, options: PlanOptions) -> planner_pb2.Machine:
+def _machine(connections: Connections, options: MachineOptions) -> planner_pb2.Machine:
     if not options.gpu:
         return planner_pb2.Machine(profile=fetch_profile(connections))
     if options.device is not None:
         raise bad_option("--device", "does not go with --gpu", "leave one of them out")
-    return planner_pb2.Machine(hypothetical=_hypothetical(connections, options))
-
-
-def _hypothetical(
-    connections: Connections, options: PlanOptions
-) -> planner_pb2.HypotheticalMachine:
-    """The card in a host of the size given; without one, in a host like this machine."""
+    memory, disk = _host(connections, options, "The card is put")
     hypothetical = planner_pb2.HypotheticalMachine(
-        gpu_id=options.gpu,
-        host_memory_bytes=_size(options.host_ram, "--host-ram"),
-        disk_free_bytes=_size(options.disk, "--disk"),
+        gpu_id=options.gpu, host_memory_bytes=memory, disk_free_bytes=disk
     )
-    if not options.host_ram:
-        host = fetch_profile(connections).host
-        hypothetical.host_memory_bytes = host.memory_total_bytes
-        if not options.disk:
-            hypothetical.disk_free_bytes = host.scratch_disk.free_bytes
-        note(
-            f"The card is put in a host like this machine ({format_bytes(host.memory_total_bytes)} "
-            "of memory); --host-ram and --disk change that."
-        )
-    return hypothetical
+    return planner_pb2.Machine(hypothetical=hypothetical)
+
+
+def _host(connections: Connections, options: MachineOptions, what: str) -> tuple[int, int]:
+    """Memory and free disk of the host a card is put in; without sizes, those of this machine."""
+    memory = parts.size(options.host_ram, "--host-ram")
+    disk = parts.size(options.disk, "--disk")
+    if memory:
+        return memory, disk
+    host = fetch_profile(connections).host
+    note(
+        f"{what} in a host like this machine ({format_bytes(host.memory_total_bytes)} of memory); "
+        "--host-ram and --disk change that."
+    )
+    return host.memory_total_bytes, disk or host.scratch_disk.free_bytes
 
 
 def fetch_profile(connections: Connections) -> profiler_pb2.NodeProfile:

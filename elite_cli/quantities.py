@@ -19,7 +19,8 @@ _DURATION_PART = re.compile(r"(?P<number>[0-9]*\.?[0-9]+)\s*(?P<unit>ms|s|min|m|
 _PLAIN_SECONDS = re.compile(r"[0-9]*\.?[0-9]+(?:e[0-9]+)?")
 _DURATION_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_FIX = "a duration such as 90, 90s, 30m, 2h or 1h30m"
-LONGEST_DURATION_SECONDS = 365 * 86400.0
+LONGEST_STEP_SECONDS = 365 * 86400.0
+LONGEST_RUN_SECONDS = 100 * LONGEST_STEP_SECONDS
 
 
 def parse_size(text: str, option: str) -> int:
@@ -46,17 +47,17 @@ def _unit_bytes(unit: str) -> int:
     return int(base ** (_PREFIXES.index(unit[0]) + 1))
 
 
-def parse_duration(text: str, option: str) -> float:
+def parse_duration(text: str, option: str, longest: float = LONGEST_STEP_SECONDS) -> float:
     """Seconds of "90", "90s", "30m", "2h" or "1h30m".
 
-    Raises `CliError` naming `option` for anything else, for zero, and above one year.
+    Raises `CliError` naming `option` for anything else, for zero, and above `longest` seconds.
     """
     seconds = _seconds_of(text.strip().lower())
     if seconds is None:
         problem = "is negative" if text.strip().startswith("-") else "is not a duration"
         raise bad_option(option, f"{text!r} {problem}", _DURATION_FIX)
-    if not 0 < seconds <= LONGEST_DURATION_SECONDS:
-        problem = "is no time at all" if seconds == 0 else "is more than a year"
+    if not 0 < seconds <= longest:
+        problem = f"is more than {format_duration(longest)}" if seconds else "is no time at all"
         raise bad_option(option, f"{text!r} {problem}", f"give {_DURATION_FIX}")
     return seconds
 
@@ -99,6 +100,11 @@ def format_rate(per_second: float, unit: str) -> str:
             return f"{_three_digits(per_second)} {prefix}{unit}"
         per_second /= 1000
     raise AssertionError("the loop ends at P")
+
+
+def format_energy(joules: float) -> str:
+    """ "105 kWh", "1.05 MWh", "420 Wh"."""
+    return format_rate(joules / 3600, "Wh")
 
 
 def _three_digits(value: float) -> str:

@@ -23,6 +23,7 @@ class TrainOptions:
     steps: int
     learning_rate: float | None = None
     warmup_steps: int = 0
+    accumulate: int = 1
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     held_out: float | None = None
@@ -40,6 +41,7 @@ def run_spec(
         steps=options.steps,
         learning_rate=options.learning_rate,
         warmup_steps=options.warmup_steps,
+        gradient_accumulation_steps=options.accumulate,
         seed=options.seed,
         checkpoint_every_steps=options.checkpoint_every,
         evaluation_windows=options.evaluation_windows,

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from elite_cli import options as o
 from elite_cli.errors import ExitCode
+from elite_cli.option_groups import in_groups
+
+if TYPE_CHECKING:
+    from elite.planner.v1 import planner_pb2
 
 
+@in_groups
 def plan(
     context: typer.Context,
     model: o.Model,
-    gpu: o.Gpu = "",
-    host_ram: o.HostRam = "",
-    disk: o.DiskSize = "",
-    max_step_seconds: o.MaxStepSeconds = "",
-    exact_only: o.ExactOnly = False,
-    tier: o.Tier = None,
-    headroom: o.Headroom = None,
-    objective: o.Objective = o.ObjectiveName.MAX_CONTEXT,
-    device: o.DeviceIndex = None,
+    *,
+    compare: o.Compare = "",
+    machine: o.MachineOptions,
+    limits: o.LimitOptions,
+    choice: o.ChoiceOptions,
+    runnable_only: o.RunnableOnly = False,
+    schedule: o.ScheduleOptions,
+    adapters: o.AdapterOptions,
+    explain: o.Explain = False,
+    chart: o.Chart = None,
     json: o.Json = False,
 ) -> None:
     """Choose the longest context that fits, for this machine or for a card you name.
@@ -30,39 +37,78 @@ def plan(
     """
     from elite_cli.connections import Connections
     from elite_cli.model_reference import read_model
-    from elite_cli.output import output_console, print_json
-    from elite_cli.planning import PlanOptions, make_plan
+    from elite_cli.plan_requests import PlanOptions
+    from elite_cli.planning import compare_cards, make_plan
 
-    choice = read_model(model)
-    plan_options = PlanOptions(
-        gpu, host_ram, disk, max_step_seconds, exact_only, tier, headroom, objective, device
-    )
+    if chart is not None:
+        from elite_cli.charts.files import check_path
+
+        check_path(chart)
+    reference = read_model(model)
+    options = PlanOptions(machine, limits, choice, adapters, schedule, runnable_only, explain)
     with Connections(context.obj) as connections:
-        response = make_plan(connections, choice, plan_options)
+        if compare:
+            cards = compare_cards(connections, reference, options, compare)
+            fits = _show_cards(cards, json, chart)
+        else:
+            fits = _show_plan(make_plan(connections, reference, options), json, chart)
+    if not fits:
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+def _show_plan(response: planner_pb2.PlanResponse, json: bool, chart: Path | None) -> bool:
+    """Prints and draws a plan; True when a tier fits."""
+    from elite_cli.output import output_console, print_json
+
     if json:
         print_json(response)
     else:
         from elite_cli.render.plan import render_plan_response
 
         render_plan_response(output_console(), response)
-    if not response.HasField("chosen"):
-        raise typer.Exit(ExitCode.FAILURE)
+    if chart is not None:
+        from elite_cli.charts.files import save
+        from elite_cli.charts.plan import plan_figure
+
+        save(plan_figure(response), chart)
+    return response.HasField("chosen")
 
 
+def _show_cards(response: planner_pb2.WhatIfResponse, json: bool, chart: Path | None) -> bool:
+    """Prints and draws a comparison; True when a card fits something."""
+    from elite_cli.output import output_console, print_json
+
+    if json:
+        print_json(response)
+    else:
+        from elite_cli.render.comparison import render_comparison
+
+        render_comparison(output_console(), response)
+    if chart is not None:
+        from elite_cli.charts.comparison import comparison_figure
+        from elite_cli.charts.files import save
+
+        save(comparison_figure(response), chart)
+    return any(alternative.HasField("chosen") for alternative in response.alternatives)
+
+
+@in_groups
 def estimate(
     context: typer.Context,
     model: o.Model,
-    tier: Annotated[int, typer.Option(min=1, help="A tier from `elite tiers`.")],
+    tier: Annotated[
+        int, typer.Option(min=1, max=o.LARGEST_COUNT, help="A tier from `elite tiers`.")
+    ],
     optimization: Annotated[
         list[str] | None,
         typer.Option(help="An id from `elite optimizations`; repeat it. Those not named are off."),
     ] = None,
-    gpu: o.Gpu = "",
-    host_ram: o.HostRam = "",
-    disk: o.DiskSize = "",
-    max_step_seconds: o.MaxStepSeconds = "",
-    headroom: o.Headroom = None,
-    device: o.DeviceIndex = None,
+    *,
+    machine: o.MachineOptions,
+    limits: o.LimitOptions,
+    schedule: o.ScheduleOptions,
+    adapters: o.AdapterOptions,
+    explain: o.Explain = False,
     json: o.Json = False,
 ) -> None:
     """Cost one tier under exactly the optimisations you name; choose nothing.
@@ -72,14 +118,13 @@ def estimate(
     from elite_cli.connections import Connections
     from elite_cli.model_reference import read_model
     from elite_cli.output import output_console, print_json
-    from elite_cli.planning import PlanOptions, make_estimate
+    from elite_cli.plan_requests import PlanOptions
+    from elite_cli.planning import make_estimate
 
-    choice = read_model(model)
-    plan_options = PlanOptions(
-        gpu, host_ram, disk, max_step_seconds, headroom=headroom, device=device
-    )
+    reference = read_model(model)
+    options = PlanOptions(machine, limits, adapters=adapters, schedule=schedule, explain=explain)
     with Connections(context.obj) as connections:
-        response = make_estimate(connections, choice, plan_options, tier, optimization or [])
+        response = make_estimate(connections, reference, options, tier, optimization or [])
     if json:
         print_json(response)
     else:

@@ -9,22 +9,26 @@ import typer
 
 from elite_cli import options as o
 from elite_cli.errors import CliError, bad_option
+from elite_cli.option_groups import in_groups
 
 if TYPE_CHECKING:
     from elite.planner.v1 import planner_pb2
     from elite_cli.connections import Connections
     from elite_cli.model_reference import ModelChoice
-    from elite_cli.planning import PlanOptions
+    from elite_cli.plan_requests import PlanOptions
 
 
+@in_groups
 def train(  # its options are the command's interface, hence the length
     context: typer.Context,
     data: o.Data,
     steps: o.Steps,
+    *,
     model: o.Model = "",
     plan: o.PlanFile = None,
     learning_rate: o.LearningRate = None,
     warmup_steps: o.WarmupSteps = 0,
+    accumulate: o.Accumulate = 1,
     include: o.Include = None,
     exclude: o.Exclude = None,
     held_out: o.HeldOut = None,
@@ -34,15 +38,10 @@ def train(  # its options are the command's interface, hence the length
     name: o.Name = "",
     request_id: o.RequestId = "",
     watch: o.Watch = True,
-    gpu: o.Gpu = "",
-    host_ram: o.HostRam = "",
-    disk: o.DiskSize = "",
-    max_step_seconds: o.MaxStepSeconds = "",
-    exact_only: o.ExactOnly = False,
-    tier: o.Tier = None,
-    headroom: o.Headroom = None,
-    objective: o.Objective = o.ObjectiveName.MAX_CONTEXT,
-    device: o.DeviceIndex = None,
+    machine: o.MachineOptions,
+    limits: o.LimitOptions,
+    choice: o.ChoiceOptions,
+    adapters: o.AdapterOptions,
     json: o.Json = False,
 ) -> None:
     """Train LoRA adapters with the longest context that fits this machine.
@@ -52,22 +51,23 @@ def train(  # its options are the command's interface, hence the length
     """
     from elite_cli.connections import Connections
     from elite_cli.model_reference import ModelChoice, read_model
-    from elite_cli.planning import PlanOptions
+    from elite_cli.plan_requests import PlanOptions
     from elite_cli.training import TrainOptions, create_run, run_spec
 
-    plan_options = PlanOptions(
-        gpu, host_ram, disk, max_step_seconds, exact_only, tier, headroom, objective, device
-    )
+    schedule = o.ScheduleOptions(steps=steps, accumulate=accumulate)
+    plan_options = PlanOptions(machine, limits, choice, adapters, schedule, runnable_only=True)
     _refuse_contradictions(model, plan, plan_options)
-    choice = read_model(model) if model else ModelChoice()
+    reference = read_model(model) if model else ModelChoice()
     train_options = TrainOptions(
-        data, steps, learning_rate, warmup_steps, tuple(include or ()), tuple(exclude or ()),
-        held_out, evaluation_windows, checkpoint_every, seed, name,
+        data, steps, learning_rate, warmup_steps, accumulate, tuple(include or ()),
+        tuple(exclude or ()), held_out, evaluation_windows, checkpoint_every, seed, name,
     )  # fmt: skip
     with Connections(context.obj) as connections:
         trainer = connections.trainer  # before anything slow: without one there is no run
-        chosen = _plan_for(connections, plan, choice, plan_options, show=not json)
-        response = create_run(trainer, run_spec(train_options, chosen, choice.folder), request_id)
+        chosen = _plan_for(connections, plan, reference, plan_options, show=not json)
+        response = create_run(
+            trainer, run_spec(train_options, chosen, reference.folder), request_id
+        )
         _announce(response.run.run_id, watch, json, response)
         if watch:
             from elite_cli.watch import watch_or_detach
@@ -76,11 +76,12 @@ def train(  # its options are the command's interface, hence the length
 
 
 def _refuse_contradictions(model: str, plan: Path | None, options: PlanOptions) -> None:
-    from elite_cli.planning import PlanOptions
+    from elite_cli.plan_requests import PlanOptions
 
     if plan is None and not model:
         raise bad_option("--model", "is missing", "give --model, or a plan made before with --plan")
-    if plan is not None and options != PlanOptions():
+    none = PlanOptions(schedule=options.schedule, runnable_only=True)
+    if plan is not None and options != none:
         problem = "is given together with options that make a plan"
         raise bad_option("--plan", problem, "leave --plan or those options out")
 

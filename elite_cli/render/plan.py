@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,33 +14,30 @@ from elite_cli.quantities import (
     format_parameters,
     format_share,
 )
-from elite_cli.render.names import resource_name
-from elite_cli.render.tables import NARROW_COLUMNS, facts_table, new_table
+from elite_cli.render.bars import is_plain, total_bar
+from elite_cli.render.facts import facts
+from elite_cli.render.memory import render_memory
+from elite_cli.render.tables import NARROW_COLUMNS, new_table
+from elite_cli.render.verdicts import remedy_texts, short_remedy, verdict_text
 
-_LINE_NAMES = {
-    "base_model": "base model",
-    "lora": "LoRA parameters",
-    "activations": "activations",
-    "kv": "KV",
-    "gradients": "gradients",
-    "optimizer": "optimizer",
-    "buffers": "buffers",
-    "runtime": "runtime",
-}
+# From this width on the tier table has room for what would help.
+_WIDE_COLUMNS = 125
+_BAR_COLUMNS, _NARROW_BAR_COLUMNS = 13, 9
 
 
 def render_plan_response(console: Console, response: planner_pb2.PlanResponse) -> None:
     """Prints the tier table and the chosen plan, or plainly that nothing fits."""
     _render_subject(console, response.model, response.budget)
     chosen = response.chosen.tier if response.HasField("chosen") else 0
-    console.print(_tier_table(response, chosen, narrow=console.width < NARROW_COLUMNS))
+    console.print(_tier_table(console, response, chosen))
     console.print()
     if chosen:
         render_chosen(console, response.chosen, response.budget)
         _render_next(console, response, chosen)
     else:
         _render_nothing_fits(console, response)
-    _render_notes(console, list(response.notes))
+    render_notes(console, list(response.notes))
+    _render_derivations(console, response.chosen, response.budget)
 
 
 def render_estimate(console: Console, response: planner_pb2.EstimateResponse) -> None:
@@ -48,10 +45,10 @@ def render_estimate(console: Console, response: planner_pb2.EstimateResponse) ->
     _render_subject(console, response.plan.model, response.budget)
     render_chosen(console, response.plan, response.budget)
     verdict = response.verdict
-    console.print(f"\n[bold]{escape(_verdict_text(verdict, response.budget))}[/bold]")
-    if verdict.remedy:
-        console.print(escape(verdict.remedy))
-    _render_notes(console, list(response.notes))
+    text = escape(verdict_text(verdict, response.budget))
+    _render_remedies(console, f"\n[bold]{text[:1].upper() + text[1:]}.[/bold]", verdict)
+    render_notes(console, list(response.notes))
+    _render_derivations(console, response.plan, response.budget)
 
 
 def _render_subject(
@@ -60,12 +57,14 @@ def _render_subject(
     budget: planner_pb2.Budget,
     gap: str = "\n",
 ) -> None:
-    name = model.display_name or model.model_id or model.model_type
-    console.print(
-        f"[bold]{escape(name)}[/bold] ({format_parameters(model.parameter_count)} parameters) "
-        f"on [bold]{escape(budget.device_name)}[/bold]"
-    )
+    console.print(f"{model_title(model)} on [bold]{escape(budget.device_name)}[/bold]")
     console.print(_budget_text(budget) + gap)
+
+
+def model_title(model: planner_pb2.ModelSummary) -> str:
+    """ "Qwen2.5 1.5B (1.54 B parameters)"."""
+    name = model.display_name or model.model_id or model.model_type
+    return f"[bold]{escape(name)}[/bold] ({format_parameters(model.parameter_count)} parameters)"
 
 
 def _budget_text(budget: planner_pb2.Budget) -> str:
@@ -77,52 +76,51 @@ def _budget_text(budget: planner_pb2.Budget) -> str:
     return f"Budget: {memory} GPU, {host} host memory, {kept}"
 
 
-def _tier_table(response: planner_pb2.PlanResponse, chosen: int, *, narrow: bool) -> Table:
-    one_pool = response.budget.gpu_memory_is_host_memory
+def _tier_table(console: Console, response: planner_pb2.PlanResponse, chosen: int) -> Table:
+    narrow, wide = console.width < NARROW_COLUMNS, console.width >= _WIDE_COLUMNS
+    budget = response.budget
+    one_pool = budget.gpu_memory_is_host_memory
     table = new_table()
     table.add_column("tier", justify="right", no_wrap=True)
-    table.add_column("context + target", justify="right", no_wrap=True)
+    table.add_column("context" if narrow else "context + target", justify="right", no_wrap=True)
     if not narrow:
         table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("memory" if one_pool else "GPU", justify="right", no_wrap=True)
+    table.add_column("budget" if narrow else f"of {format_bytes(budget.gpu_bytes)}", no_wrap=True)
     if not one_pool:
         table.add_column("host", justify="right", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
     table.add_column("verdict")
     for verdict in response.tiers:
         is_chosen = verdict.tier == chosen
-        style = "bold green" if is_chosen else "" if verdict.fits else "dim"
-        mark = ">" if is_chosen else ""
-        row = [
-            f"{mark}{verdict.tier}",
-            f"{format_count(verdict.context_tokens)} + {format_count(verdict.target_tokens)}",
-            *([] if narrow else [str(verdict.lora_rank)]),
+        context, target = map(format_count, (verdict.context_tokens, verdict.target_tokens))
+        bar = total_bar(
+            verdict.gpu_bytes, budget.gpu_bytes, _NARROW_BAR_COLUMNS if narrow else _BAR_COLUMNS,
+            fits=verdict.fits, plain=is_plain(console),
+        )  # fmt: skip
+        row: list[RenderableType] = [
+            f"{'>' if is_chosen else ''}{verdict.tier}",
+            *([context] if narrow else [f"{context} + {target}", str(verdict.lora_rank)]),
             format_bytes(verdict.gpu_bytes),
+            bar,
             *([] if one_pool else [format_bytes(verdict.host_bytes)]),
             format_duration(verdict.step_seconds),
-            escape(_verdict_text(verdict, response.budget, chosen, short=narrow)),
+            escape(_verdict_cell(verdict, budget, chosen, wide=wide)),
         ]
-        table.add_row(*row, style=style)
+        table.add_row(*row, style="bold green" if is_chosen else "" if verdict.fits else "dim")
     return table
 
 
-def _verdict_text(
+def _verdict_cell(
     verdict: planner_pb2.TierVerdict,
     budget: planner_pb2.Budget,
-    chosen: int = 0,
+    chosen: int,
     *,
-    short: bool = False,
+    wide: bool,
 ) -> str:
-    if verdict.fits:
-        return "chosen" if verdict.tier == chosen else "fits"
-    resource = resource_name(verdict.binding_resource, budget)
-    if short:
-        resource = resource.removesuffix(" memory")
-    if verdict.shortfall_bytes:
-        return f"lacks {format_bytes(verdict.shortfall_bytes)} {resource}"
-    if verdict.shortfall_seconds:
-        return f"{format_duration(verdict.shortfall_seconds)} too slow"
-    return f"{resource} is missing"
+    text = verdict_text(verdict, budget, chosen, short=True)
+    remedy = short_remedy(verdict) if wide else ""
+    return f"{text}: {remedy}" if remedy else text
 
 
 def render_headline(console: Console, response: planner_pb2.PlanResponse) -> None:
@@ -131,8 +129,10 @@ def render_headline(console: Console, response: planner_pb2.PlanResponse) -> Non
     plan = response.chosen
     host = "" if response.budget.gpu_memory_is_host_memory else (
         f", {format_bytes(plan.host_memory.total_bytes)} host memory")  # fmt: skip
-    console.print(f"{_headline(plan)}, {format_bytes(plan.gpu_memory.total_bytes)} memory{host}")
-    _render_notes(console, list(response.notes))
+    run = f", {format_duration(plan.run.seconds)} in all" if plan.HasField("run") else ""
+    memory = format_bytes(plan.gpu_memory.total_bytes)
+    console.print(f"{_headline(plan)}{run}, {memory} memory{host}")
+    render_notes(console, list(response.notes))
 
 
 def _headline(plan: planner_pb2.Plan) -> str:
@@ -144,74 +144,61 @@ def _headline(plan: planner_pb2.Plan) -> str:
 
 
 def render_chosen(console: Console, plan: planner_pb2.Plan, budget: planner_pb2.Budget) -> None:
-    """Prints one plan: memory by line, time, optimisations."""
+    """Prints one plan: memory by line, time, settings, what keeps it from being trained."""
     console.print(_headline(plan) + "\n")
-    one_pool = budget.gpu_memory_is_host_memory
-    console.print(
-        _memory_table("memory" if one_pool else "GPU memory", plan.gpu_memory, all_lines=True)
-    )
+    render_memory(console, plan, budget)
     console.print()
-    if plan.host_memory.total_bytes:
-        title = "host memory, the above included" if one_pool else "host memory"
-        console.print(_memory_table(title, plan.host_memory))
-        console.print()
-    table = facts_table()
-    if plan.disk.total_bytes:
-        table.add_row("disk", format_bytes(plan.disk.total_bytes))
-    table.add_row("step time", _step_time(plan))
-    table.add_row("optimisations", escape(_optimizations(plan)))
-    console.print(table)
-
-
-def _memory_table(
-    title: str, estimate: planner_pb2.MemoryEstimate, *, all_lines: bool = False
-) -> Table:
-    lines = [line for line in estimate.lines if line.bytes or all_lines]
-    table = new_table()
-    table.add_column(title, no_wrap=True, min_width=22)
-    table.add_column("bytes", justify="right", no_wrap=True)
-    table.add_column("formula", style="dim", overflow="fold")
-    for line in lines:
-        name = _LINE_NAMES.get(line.name, line.name.replace("_", " "))
-        table.add_row(escape(name), format_bytes(line.bytes), escape(line.formula_id))
-    table.add_section()
-    peak = f"peak, in the {estimate.peak_phase} phase" if estimate.peak_phase else ""
-    table.add_row("[bold]total[/bold]", f"[bold]{format_bytes(estimate.total_bytes)}[/bold]", peak)
-    table.add_row("headroom", format_bytes(estimate.headroom_bytes), "budget less total")
-    return table
-
-
-def _step_time(plan: planner_pb2.Plan) -> str:
-    parts = [f"{line.name} {format_duration(line.seconds)}" for line in plan.time_lines]
-    total = format_duration(plan.step_seconds)
-    return f"{total} ({', '.join(parts)})" if parts else total
-
-
-def _optimizations(plan: planner_pb2.Plan) -> str:
-    names = [
-        (item.name or item.id) + ("" if item.exact else " (lossy)") for item in plan.optimizations
-    ]
-    return ", ".join(names) or "none"
+    console.print(facts(plan))
+    if plan.not_runnable:
+        parts = escape(", ".join(plan.not_runnable))
+        console.print(
+            f"\n[bold red]warning: this version cannot train this plan yet:[/bold red] {parts}"
+        )
 
 
 def _render_next(console: Console, response: planner_pb2.PlanResponse, chosen: int) -> None:
     """What stands between the chosen tier and the one above."""
     above = next((tier for tier in response.tiers if tier.tier > chosen and not tier.fits), None)
-    if above is not None and above.remedy:
-        console.print(f"\n[bold]For tier {above.tier}[/bold]: {escape(above.remedy)}")
+    if above is None:
+        return
+    reason = escape(verdict_text(above, response.budget))
+    _render_remedies(console, f"\n[bold]Tier {above.tier}[/bold]: {reason}.", above)
+
+
+def _render_remedies(console: Console, reason: str, verdict: planner_pb2.TierVerdict) -> None:
+    """Prints why a tier does not fit, and what would make it fit."""
+    texts = [escape(text) for text in remedy_texts(verdict)]
+    if len(texts) == 1:
+        console.print(f"{reason} It would fit with this change: {texts[0]}")
+    elif texts:
+        console.print(f"{reason} Any one of these would make it fit:")
+        for text in texts:
+            console.print(f"  - {text}")
+    else:
+        console.print(reason)
 
 
 def _render_nothing_fits(console: Console, response: planner_pb2.PlanResponse) -> None:
     console.print("[bold red]Nothing fits.[/bold red]")
     for verdict in response.tiers[:1]:
-        reason = _verdict_text(verdict, response.budget)
-        console.print(f"Tier {verdict.tier}, the smallest asked for: {escape(reason)}.")
-        if verdict.remedy:
-            console.print(escape(verdict.remedy))
+        reason = escape(verdict_text(verdict, response.budget))
+        _render_remedies(
+            console, f"Tier {verdict.tier}, the smallest asked for: {reason}.", verdict
+        )
 
 
-def _render_notes(console: Console, notes: list[str]) -> None:
+def render_notes(console: Console, notes: list[str]) -> None:
+    """Prints what the reader should know beside the figures."""
     if notes:
         console.print()
     for text in notes:
         console.print(f"[yellow]note:[/yellow] {escape(text)}")
+
+
+def _render_derivations(
+    console: Console, plan: planner_pb2.Plan, budget: planner_pb2.Budget
+) -> None:
+    if plan.derivations:
+        from elite_cli.render.derivations import render_derivations
+
+        render_derivations(console, plan, budget)

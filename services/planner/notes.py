@@ -5,7 +5,6 @@ from __future__ import annotations
 from services.planner.evaluation import Candidate
 from services.planner.machine import Machine
 from services.planner.models import ModelShape
-from services.planner.options import not_runnable
 
 
 def plan_notes(machine: Machine, model: ModelShape, candidate: Candidate | None) -> list[str]:
@@ -18,10 +17,5 @@ def plan_notes(machine: Machine, model: ModelShape, candidate: Candidate | None)
         notes.append(
             f"{model.display_name} was trained for {model.max_position_embeddings} positions and "
             f"this tier has {tokens}: expect a high loss at first, or scale its rotary embedding"
-        )
-    if missing := not_runnable(candidate.chosen):
-        notes.append(
-            f"this version's engine cannot train this plan yet: {', '.join(missing)}; "
-            f"constraints.runnable_only plans without"
         )
     return notes

@@ -214,6 +214,7 @@ def _beyond(chosen: OptimizationSet, machine: Machine) -> tuple[tuple[str, bool,
 def not_runnable(chosen: OptimizationSet) -> tuple[str, ...]:
     """Parts of a set that this version's engine cannot run yet."""
     missing = {
+        "the streaming executor": chosen.streaming,
         "page files on disk": Place.DISK in chosen.places,
         "keys and values in host memory": chosen.key_values is Place.HOST,
         "weights streamed from host memory": chosen.weights is Place.HOST,

@@ -37,7 +37,7 @@ class Remedy:
 def remedy_for_bytes(missing_bytes: float, resource: Resource) -> Remedy:
     """How much more of what binds."""
     missing = math.ceil(missing_bytes)
-    return Remedy(f"{missing / 1e9:.1f} GB more {resource.value}", resource, missing)
+    return Remedy(f"{missing / 2**30:.1f} GiB more {resource.value}", resource, missing)
 
 
 def remedy_for_gpu(missing_bytes: float, safe_bytes: float) -> Remedy:
@@ -53,7 +53,7 @@ def remedy_for_gpu(missing_bytes: float, safe_bytes: float) -> Remedy:
 
 def remedy_for_time(window_seconds: float) -> Remedy:
     """What the caller may change about a step that takes too long."""
-    text = f"allow {window_seconds:.3g} seconds a step, or choose a faster device"
+    text = f"allow {_duration(window_seconds)} a step, or choose a faster device"
     return Remedy(text, Resource.TIME, seconds=window_seconds)
 
 
@@ -94,3 +94,11 @@ def remedy_for_window(model: ModelShape, tier: Tier) -> Remedy:
         f"most {model.sliding_window} tokens (this one has {tier.tokens})"
     )
     return Remedy(text, Resource.SOFTWARE)
+
+
+def _duration(seconds: float) -> str:
+    """Rounded up, so that what it names is enough."""
+    for unit, length in (("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{math.ceil(10 * seconds / length) / 10:g} {unit}"
+    return f"{math.ceil(100 * seconds) / 100:g} seconds"

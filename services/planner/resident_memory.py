@@ -112,13 +112,15 @@ class ResidentMemory:
     def _backward(self) -> Lines:
         """The later of two moments: the last layer's, or the first's with all gradients made."""
         model, chosen, lora = self._model, self._chosen, self._static.lora
-        checkpointed = self._boundary + self._attention_outputs // model.layers
+        one_output = self._attention_outputs // model.layers
+        checkpointed = self._boundary + one_output
         one_layer = where(chosen.keeps_all, self._one_kept, checkpointed)
         freed = where(chosen.inputs_on_device, (model.layers - 1) * one_layer, 0)
         one_gradient = lora // model.layers
         at_first_layer = lora - one_gradient > freed
         gradients = where(at_first_layer, lora, one_gradient)
-        kept = self._kept() - where(at_first_layer, freed, 0)
+        # The recompute takes the kept output as its own.
+        kept = self._kept() - where(at_first_layer, freed, 0) - one_output
         lines = self._with_keys(kept + self._working, self._kept_layers())
         # A whole weight in the compute dtype, before one of the MLP's gradients is made.
         one_tensor = self._tier.tokens * model.element * model.intermediate

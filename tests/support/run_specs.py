@@ -36,7 +36,7 @@ def a_plan() -> planner_pb2.Plan:
             base_precision=planner_pb2.BASE_PRECISION_FULL,
             compute_dtype=planner_pb2.DTYPE_FLOAT32,
             checkpoint_policy=planner_pb2.CHECKPOINT_POLICY_EVERY_LAYER,
-            layer_input_placement=planner_pb2.PLACEMENT_DEVICE,
+            layer_inputs=planner_pb2.Store(placement=planner_pb2.PLACEMENT_DEVICE),
             loss_tile_rows=16,
             optimizer=planner_pb2.OPTIMIZER_KIND_ADAMW,
         ),

@@ -54,7 +54,7 @@ def _execution(plan: planner_pb2.Plan) -> Iterator[FieldViolation]:
     if execution.layer_inputs.placement != planner_pb2.PLACEMENT_HOST:
         return
     field = "spec.plan.execution.layer_inputs.placement"
-    if execution.checkpoint_policy != planner_pb2.CHECKPOINT_POLICY_EVERY_LAYER:
+    if execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_NONE:
         problem = "is PLACEMENT_HOST without CHECKPOINT_POLICY_EVERY_LAYER"
         yield FieldViolation(field, problem, _TAKE_THE_PLAN)
     elif plan.device_kind == profiler_pb2.DEVICE_KIND_CPU:

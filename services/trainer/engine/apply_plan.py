@@ -55,14 +55,19 @@ def apply_plan(model: Any, plan: planner_pb2.Plan, device: torch.device, seed: i
     applied.append(f"attention: {kernel}, causal, no mask")
 
     # 5. What is kept for backward. Last, because it wraps the layers' forward.
-    if execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_EVERY_LAYER:
+    if execution.checkpoint_policy != planner_pb2.CHECKPOINT_POLICY_NONE:
         on_host = execution.layer_inputs.placement == planner_pb2.PLACEMENT_HOST
         if on_host and device.type != "cuda":
             problem = "plan.execution.layer_inputs.placement is HOST, but the device is the host"
             raise EngineError(BAD_MODEL, problem, "plan for this machine's profile")
+        selective = execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_SELECTIVE
         for layer in decoder_layers(model):
-            recompute_in_backward(layer, keep_input_on_host=on_host)
-        applied.append(f"recompute every layer, inputs on {'host' if on_host else 'device'}")
+            recompute_in_backward(
+                layer, keep_input_on_host=on_host, keep_attention_output=selective,
+                has_dropout=plan.lora.dropout > 0,
+            )  # fmt: skip
+        kept = "inputs and attention outputs" if selective else "inputs"
+        applied.append(f"recompute every layer, {kept} on {'host' if on_host else 'device'}")
     return AppliedPlan(adapted, kernel, applied)
 
 

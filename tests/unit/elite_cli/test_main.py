@@ -34,6 +34,8 @@ def test_global_options_may_stand_anywhere(written: list[str], ordered: list[str
         ("model.config_json", "--model"), ("constraints.tier", "--tier"),
         ("spec.data.path", "--data"), ("spec.data.include_globs[3]", "--include"),
         ("spec.plan.execution.executor", "--plan"), ("run_id", ""),
+        ("schedule.curriculum[0].tier", "--stage"), ("gpu_ids[2]", "--compare"),
+        ("constraints.allowed_lossy_ids[0]", "--allow"), ("adapters.rank", "--rank"),
     ],
 )  # fmt: skip
 def test_fields_and_their_options(field: str, option: str) -> None:
@@ -45,6 +47,17 @@ BAD_LINES = [
     (["plan", "--model", "m", "--gpu", "g", "--disk", "-1g"], "--disk: '-1g' is negative"),
     (["plan", "--model", "m", "--max-step-seconds", "x"], "--max-step-seconds: 'x' is not"),
     (["plan", "--model", "m", "--gpu", "g", "--device", "0"], "--device: does not go with --gpu"),
+    (["plan", "--model", "m", "--compare", "a", "--gpu", "b"], "--gpu: does not go with --comp"),
+    (["plan", "--model", "m", "--compare", "a", "--device", "0"], "--device: does not go with"),
+    (["plan", "--model", "m", "--compare", "a", "--explain"], "--explain: does not go with"),
+    (["plan", "--model", "m", "--compare", "a,,b"], "--compare: 'a,,b' has an empty name"),
+    (["plan", "--model", "m", "--target-modules", "q,"], "--target-modules: 'q,' has an empty"),
+    (["plan", "--model", "m", "--stage", "4"], "--stage: '4' is not TIER:STEPS"),
+    (["plan", "--model", "m", "--stage", "0:4"], "--stage: '0:4' is out of range"),
+    (["plan", "--model", "m", "--max-run-time", "x"], "--max-run-time: 'x' is not a duration"),
+    (["plan", "--model", "m", "--chart", "plan.jpg"], "--chart: 'plan.jpg' has an unknown suffix"),
+    (["plan", "--model", "m", "--chart", "plan"], "--chart: plan has no suffix: give a file name"),
+    (["plan", "--model", "m", "--chart", "/no/such/p.png"], "--chart: there is no folder /no/such"),
     (["plan", "--model", "./no/such"], "--model: './no/such' is no file"),
     (["profile", "--quick"], "--quick: is for the stress test: add --stress"),
     (["up", "--port-base", "80"], "--port-base: is 80: 0, or from 1024 to"),
@@ -52,6 +65,10 @@ BAD_LINES = [
     (["train", "--data", ".", "--steps", "1"], "--model: is missing"),
     (
         ["train", "--data", ".", "--steps", "1", "--plan", "p", "--tier", "1"],
+        "--plan: is given together with options that make a plan",
+    ),
+    (
+        ["train", "--data", ".", "--steps", "1", "--plan", "p", "--rank", "4"],
         "--plan: is given together with options that make a plan",
     ),
 ]
@@ -73,6 +90,8 @@ def test_bad_options(
     [
         ["plan"], ["plan", "--model", "m", "--tier", "0"], ["nothing"], ["runs", "show"],
         ["train", "--data", ".", "--steps", "-1", "--model", "m"],
+        ["plan", "--model", "m", "--steps", "10000000000000000000000"],
+        ["plan", "--model", "m", "--adapter-dtype", "float8"],
     ],
 )  # fmt: skip
 def test_usage_errors_exit_with_two(

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from elite_cli.errors import CliError, ExitCode
 from elite_cli.quantities import (
+    LONGEST_RUN_SECONDS,
     format_bytes,
     format_count,
     format_duration,
+    format_energy,
     format_parameters,
     format_rate,
     format_share,
@@ -74,7 +76,7 @@ def test_durations(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("-5", "is negative"), ("0", "is no time at all"), ("400d", "more than a year"),
+        ("-5", "is negative"), ("0", "is no time at all"), ("400d", "more than 365 d"),
         ("soon", "is not a duration"), ("5 parsecs", "is not a duration"), ("", "not a duration"),
         ("inf", "is not a duration"), ("1h-5m", "is not a duration"),
     ],
@@ -84,6 +86,12 @@ def test_bad_durations(text: str, problem: str) -> None:
         parse_duration(text, "--max-step-seconds")
     assert problem in raised.value.lines[0]
     assert raised.value.exit_code == ExitCode.BAD_INPUT
+
+
+def test_a_run_may_be_longer_than_a_step() -> None:
+    assert parse_duration("400d", "--max-run-time", LONGEST_RUN_SECONDS) == 400 * 86400
+    with pytest.raises(CliError, match="--max-run-time: '40000d' is more than 36500 d"):
+        parse_duration("40000d", "--max-run-time", LONGEST_RUN_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +120,8 @@ def test_durations_in_words(seconds: float, text: str) -> None:
 def test_other_figures_in_words() -> None:
     assert format_rate(152.3e9, "FLOP/s") == "152 GFLOP/s"
     assert format_rate(0, "B/s") == "0 B/s"
+    assert format_energy(379_750_000) == "105 kWh"
+    assert format_energy(1_512_000) == "420 Wh"
     assert format_rate(999.7, "B/s") == "1.00 kB/s"
     assert format_parameters(134_515_008) == "135 M"
     assert format_parameters(1_543_714_304) == "1.54 B"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -13,102 +11,14 @@ from elite.planner.v1 import planner_pb2
 from elite.profiler.v1 import profiler_pb2
 from elite.trainer.v1 import trainer_pb2
 from elite_cli.render.catalogues import RENDERERS
-from elite_cli.render.plan import render_plan_response
 from elite_cli.render.profile import render_profile
 from elite_cli.render.progress import RunProgressView
 from elite_cli.render.runs import render_run, render_runs, render_summary
+from tests.support.plan_responses import plan
+from tests.support.terminal import text_of
 
 GIB = 2**30
 WIDTHS = [80, 120]
-
-
-def text_of(render: Callable[[Console], None], width: int) -> str:
-    """What goes to a pipe; no line is wider than `width` and none has colours."""
-    file = io.StringIO()
-    render(Console(file=file, width=width))
-    text = file.getvalue()
-    assert "\x1b" not in text
-    assert max(len(line) for line in text.splitlines()) <= width
-    return text
-
-
-def budget(*, one_pool: bool) -> planner_pb2.Budget:
-    return planner_pb2.Budget(
-        gpu_bytes=20 * GIB, host_bytes=50 * GIB, gpu_safe_bytes=23 * GIB, host_safe_bytes=60 * GIB,
-        headroom_fraction=0.12, gpu_memory_is_host_memory=one_pool,
-        device_name="NVIDIA GeForce RTX 3090",
-    )  # fmt: skip
-
-
-def plan() -> planner_pb2.Plan:
-    memory = planner_pb2.MemoryEstimate(total_bytes=15 * GIB, headroom_bytes=5 * GIB)
-    memory.peak_phase = "backward"
-    for name in ("base_model", "lora", "activations", "kv", "gradients", "optimizer", "buffers"):
-        memory.lines.add(name=name, bytes=2 * GIB, formula_id=f"device.{name}")
-    return planner_pb2.Plan(
-        tier=4, context_tokens=32768, target_tokens=4096, step_seconds=75.5,
-        lora=planner_pb2.Lora(rank=12), gpu_memory=memory,
-        host_memory=planner_pb2.MemoryEstimate(total_bytes=3 * GIB),
-        time_lines=[planner_pb2.TimeLine(name="attention", seconds=60)],
-        optimizations=[planner_pb2.AppliedOptimization(id="qlora", name="QLoRA 4-bit")],
-    )  # fmt: skip
-
-
-def response(*, fits: bool = True, one_pool: bool = False) -> planner_pb2.PlanResponse:
-    made = planner_pb2.PlanResponse(budget=budget(one_pool=one_pool), notes=["figures of a table"])
-    made.model.display_name, made.model.parameter_count = "Qwen2.5 1.5B", 1_543_714_304
-    for number in range(1, 12):
-        tier_fits = fits and number <= 4
-        made.tiers.add(
-            tier=number, context_tokens=2048 * 2**number, target_tokens=256 * 2**number,
-            lora_rank=8, fits=tier_fits, gpu_bytes=number * 4 * GIB, host_bytes=number * 100 * GIB,
-            step_seconds=20.0 * 4**number, shortfall_bytes=0 if tier_fits else 123 * GIB,
-            binding_resource=0 if tier_fits else planner_pb2.RESOURCE_HOST_MEMORY,
-            remedy="" if tier_fits else f"a host with more memory for tier {number}",
-        )  # fmt: skip
-    if fits:
-        made.chosen.CopyFrom(plan())
-    return made
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_a_plan(width: int) -> None:
-    text = text_of(lambda console: render_plan_response(console, response()), width)
-    for expected in (
-        "Qwen2.5 1.5B", "RTX 3090", ">4", "chosen", "lacks 123 GiB host",
-        "4,194,304 + 524,288", "base model", "LoRA parameters", "KV", "total", "headroom",
-        "device.activations", "QLoRA 4-bit", "1 min 16 s", "note: figures of a table",
-        "For tier 5: a host with more memory for tier 5",
-    ):  # fmt: skip
-        assert expected in " ".join(text.split()), expected
-    assert text.count("fits") >= 3
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_one_pool_is_called_memory(width: int) -> None:
-    text = text_of(lambda console: render_plan_response(console, response(one_pool=True)), width)
-    assert "device and host in one" in text
-    assert "host memory, the above included" in text
-    assert "GPU" not in text
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_fits(width: int) -> None:
-    text = text_of(lambda console: render_plan_response(console, response(fits=False)), width)
-    assert "Nothing fits." in text
-    assert "Tier 1, the smallest asked for: lacks 123 GiB host memory." in text
-    assert "a host with more memory for tier 1" in text
-
-
-def test_time_and_software_verdicts() -> None:
-    made = response(fits=False)
-    made.tiers[0].binding_resource = planner_pb2.RESOURCE_TIME
-    made.tiers[0].shortfall_bytes, made.tiers[0].shortfall_seconds = 0, 90
-    made.tiers[1].binding_resource = planner_pb2.RESOURCE_SOFTWARE
-    made.tiers[1].shortfall_bytes = 0
-    text = text_of(lambda console: render_plan_response(console, made), 120)
-    assert "1 min 30 s too slow" in text
-    assert "software is missing" in text
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -110,7 +110,11 @@ def test_the_mathematical_kernel_can_be_asked_for() -> None:
     [
         ({"attention_kernel": "flash_attn"}, {}, "'flash_attn'.*sdpa_flash"),
         ({"attention_kernel": "sdpa_cudnn"}, {}, "sdpa_cudnn cannot run this model here"),
-        ({"layer_input_placement": planner_pb2.PLACEMENT_HOST}, {}, "HOST.*the device is the host"),
+        (
+            {"layer_inputs": planner_pb2.Store(placement=planner_pb2.PLACEMENT_HOST)},
+            {},
+            "HOST.*the device is the host",
+        ),
     ],
 )
 def test_what_the_device_cannot_do_is_refused(execution, overrides, expected) -> None:
