@@ -50,7 +50,7 @@ proto: $(INSTALLED) ## Generate Python from the protos
 	@$(PYTHON_IN) scripts/generate_protos.py
 
 .PHONY: bench-planner
-bench-planner: $(INSTALLED) ## Measure Plan beside an empty call; writes bench/results/planner.json
+bench-planner: $(INSTALLED) ## Measure Plan beside an empty call, alone and under load; writes bench/results/planner.json
 	@$(PYTHON_IN) -m bench.planner
 
 .PHONY: clean

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from services.common.addresses import AddressError
 
 # From a cached in-memory answer to a stress test.
 LATENCY_BUCKETS_SECONDS = (
@@ -37,9 +40,29 @@ class RpcMetrics:
 def serve_metrics(address: str, registry: CollectorRegistry = REGISTRY) -> None:
     """Serves `registry` on `host:port` from a daemon thread; an empty address does nothing.
 
-    Raises `OSError` when the port is taken.
+    Raises `AddressError` when the port is taken.
     """
     if not address:
         return
     host, _, port = address.rpartition(":")
-    start_http_server(int(port), addr=host or "127.0.0.1", registry=registry)
+    try:
+        start_http_server(int(port), addr=host or "127.0.0.1", registry=registry)
+    except OSError as error:
+        reason = error.strerror or error
+        raise AddressError(f"cannot serve metrics on {address}: {reason}") from error
+
+
+def serve_worker_metrics(address: str, service: str, directory: str) -> Counter:
+    """Serves the sums over all worker processes, dead ones included, as `serve_metrics` does.
+
+    Workers keep their metrics in `directory`, their PROMETHEUS_MULTIPROC_DIR. Returns the counter
+    of restarted workers, `elite_<service>_worker_restarts_total`. Raises `AddressError`.
+    """
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
+    serve_metrics(address, registry)
+    return Counter(
+        f"elite_{service}_worker_restarts",
+        "Worker processes started again after they died.",
+        registry=registry,
+    )

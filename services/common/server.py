@@ -17,8 +17,10 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.common.addresses import AddressError, is_unix_socket
 from services.common.interceptors import server_interceptors
 from services.common.metrics import RpcMetrics, serve_metrics
+from services.common.processes import is_worker, report_ready
 from services.common.settings import ServerSettings
 
 logger = logging.getLogger("elite.server")
@@ -70,7 +72,8 @@ async def start_server(
 ) -> RunningServer:
     """Starts `service` on `settings.address`; returns once it answers calls.
 
-    Raises `OSError` naming the address when it cannot be bound.
+    A worker (see `services.common.processes`) shares the port with its siblings.
+    Raises `AddressError` naming the address when it cannot be bound.
     """
     server = grpc.aio.server(
         interceptors=server_interceptors(metrics),
@@ -78,7 +81,7 @@ async def start_server(
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(is_worker())),
         ],
     )
     service.register(server)
@@ -99,8 +102,9 @@ def _bind(server: grpc.aio.Server, address: str) -> int:
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: is another process using it?") from error
-    return 0 if address.startswith("unix:") else port
+        problem = f"cannot listen on {address}: is another process using it?"
+        raise AddressError(problem) from error
+    return 0 if is_unix_socket(address) else port
 
 
 async def _report_health(service: ServiceDefinition, health_servicer: Any) -> None:
@@ -122,7 +126,7 @@ async def _keep_health_truthful(service: ServiceDefinition, health_servicer: Any
 
 
 async def serve(service: ServiceDefinition, settings: ServerSettings) -> None:
-    """Runs a service as a process: until SIGTERM or SIGINT, then drains."""
+    """Runs a service as a process: until SIGTERM or SIGINT, then drains. Raises `AddressError`."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
@@ -133,6 +137,7 @@ async def serve(service: ServiceDefinition, settings: ServerSettings) -> None:
         "serving", extra={"service_name": service.full_name, "address": settings.address,
                           "port": running.port, "metrics_address": settings.metrics_address}
     )  # fmt: skip
+    report_ready()
     await stopping.wait()
     logger.info("draining", extra={"grace_seconds": settings.shutdown_grace_seconds})
     await running.stop()

@@ -1,17 +1,18 @@
 """The outcome store: what runs really took, one JSON object a line.
 
-Appends are atomic for readers of whole lines and on disk when `append` returns. A line that was cut
-short by a crash is skipped when counting.
+Several processes may share it: a file lock orders their appends, which are on disk when `append`
+returns. Only whole lines are read; one that a crash cut short is skipped.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from services.common.errors import ErrorReason, ServiceError
 
@@ -21,9 +22,9 @@ class OutcomeStore:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "outcomes.jsonl"
-        self._lock = threading.Lock()
-        self._count: int | None = None
+        self._lock = threading.Lock()  # over what follows: how much was read, and what it said
         self._version = (0, 0, 0)
+        self._read_bytes = 0
         self._outcomes: list[dict[str, Any]] = []
 
     def append(self, outcome: Mapping[str, Any]) -> int:
@@ -32,59 +33,74 @@ class OutcomeStore:
         Raises `ServiceError` (STORE_UNAVAILABLE) when the file cannot be written.
         """
         line = json.dumps(outcome, sort_keys=True, allow_nan=False) + "\n"
-        with self._lock:
-            try:
-                count = self._counted()
-                self._write(line)
-            except OSError as error:
-                reason = error.strerror or str(error)
-                raise ServiceError(
-                    ErrorReason.STORE_UNAVAILABLE,
-                    f"cannot keep the outcome in ELITE_PLANNER_STATE_DIRECTORY ({reason})",
-                ) from error
-            self._count = count + 1
-            return self._count
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed; excludes threads, too
+                _write(file, line)
+                return len(self._read(file))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ServiceError(
+                ErrorReason.STORE_UNAVAILABLE,
+                f"cannot keep the outcome in ELITE_PLANNER_STATE_DIRECTORY ({reason})",
+            ) from error
 
     def read(self) -> Sequence[Mapping[str, Any]]:
-        """All outcomes, oldest first; parsed again only when the file has changed."""
+        """All outcomes, oldest first; only what was appended since the last time is parsed.
+
+        Without a file, or with one that cannot be read, there are none.
+        """
+        try:
+            if _version(self._path.stat()) == self._version:
+                return self._outcomes
+            with self._path.open("rb") as file:
+                return self._read(file)
+        except OSError:
+            return ()
+
+    def _read(self, file: BinaryIO) -> Sequence[Mapping[str, Any]]:
         with self._lock:
-            try:
-                found = self._path.stat()
-            except OSError:
-                return ()
-            version = (found.st_ino, found.st_size, found.st_mtime_ns)
-            if version != self._version:
-                lines = self._path.read_text(encoding="utf-8").splitlines()
-                self._outcomes = [json.loads(line) for line in lines if _is_outcome(line)]
-                self._version = version
+            version = _version(os.fstat(file.fileno()))
+            inode, size, _ = version
+            # Appending makes a file longer; anything else makes it another file.
+            if inode != self._version[0] or size <= self._version[1]:
+                self._read_bytes, self._outcomes = 0, []
+            file.seek(self._read_bytes)
+            lines, newline, _ = file.read().rpartition(b"\n")
+            self._read_bytes += len(lines + newline)
+            self._outcomes = self._outcomes + _parsed(lines)
+            self._version = version
             return self._outcomes
 
-    def _counted(self) -> int:
-        if self._count is None:
-            text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
-            self._count = sum(_is_outcome(line) for line in text.splitlines())
-        return self._count
 
-    def _write(self, line: str) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a+b") as file:
-            if not _ends_with_newline(file):
-                line = "\n" + line
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+def _version(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _ends_with_newline(file: Any) -> bool:
+def _write(file: BinaryIO, line: str) -> None:
+    if not _ends_with_newline(file):
+        line = "\n" + line
+    file.write(line.encode())
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _ends_with_newline(file: BinaryIO) -> bool:
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         return True
     file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b"\n")
+    return file.read(1) == b"\n"
 
 
-def _is_outcome(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+def _parsed(lines: bytes) -> list[dict[str, Any]]:
+    outcomes = []
+    for line in lines.splitlines():
+        try:
+            outcome = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(outcome, dict):
+            outcomes.append(outcome)
+    return outcomes

@@ -16,6 +16,9 @@ class PlannerSettings(ServerSettings):
     model_config = SettingsConfigDict(env_prefix="ELITE_PLANNER_")
 
     address: str = "127.0.0.1:50052"
+    worker_processes: int = Field(
+        default=1, ge=0, le=256, description="processes that share the port; 0: one per core"
+    )
     ladder_file: Path | None = Field(
         default=None, description="YAML file with tiers to add to the ladder"
     )
