@@ -46,6 +46,28 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Totals:
+    """What one set takes at one tier, without its lines."""
+
+    chosen: OptimizationSet
+    device_bytes: int
+    host_bytes: int
+    disk_bytes: int
+    seconds: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Totals:
+        """Those of an itemised candidate."""
+        memory, cost = candidate.memory, candidate.cost
+        return cls(
+            candidate.chosen, memory.device.total_bytes, memory.host.total_bytes,
+            memory.disk.total_bytes, cost.seconds, cost.low, cost.high,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluated:
     """Totals of every tier (down) under every set (across)."""
 
@@ -54,6 +76,20 @@ class Evaluated:
     host_bytes: Column
     disk_bytes: Column
     seconds: Column
+    low: Column
+    high: Column
+
+    def totals(self, row: int, index: int) -> Totals:
+        """Those of one tier and set."""
+        return Totals(
+            self.sets[index],
+            int(self.device_bytes[row, index]),
+            int(self.host_bytes[row, index]),
+            int(self.disk_bytes[row, index]),
+            float(self.seconds[row, index]),
+            float(self.low[row, index]),
+            float(self.high[row, index]),
+        )
 
 
 class Evaluation:
@@ -124,6 +160,8 @@ class Evaluation:
             phases.total(phases.host),
             phases.total(phases.disk),
             cost.seconds * self._correction.time_factor,
+            cost.low * self._correction.time_factor,
+            cost.high * self._correction.time_factor,
         )
         size = (tier_count, len(group.sets))
         return tuple(np.broadcast_to(value, size) for value in values)

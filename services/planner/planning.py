@@ -125,11 +125,11 @@ def _search(question: Question) -> Search:
 
 def _chosen(verdicts: Sequence[Verdict], constraints: Constraints) -> Candidate | None:
     fitting = [
-        verdict.candidate
+        verdict
         for verdict in verdicts
         if verdict.fits and constraints.tier in (0, verdict.tier.tier)
     ]
-    return fitting[-1] if fitting else None
+    return fitting[-1].candidate if fitting else None
 
 
 def _plan_message(
@@ -184,6 +184,6 @@ def _stage_candidates(
 
 def _verdict_message(verdict: Verdict, question: Question) -> pb.TierVerdict:
     run_seconds = 0.0
-    if question.schedule and verdict.candidate:
-        run_seconds = verdict.candidate.cost.seconds * question.schedule.windows_at(verdict.tier)
+    if question.schedule and verdict.totals:
+        run_seconds = verdict.totals.seconds * question.schedule.windows_at(verdict.tier)
     return responses.verdict_message(verdict, question.model, run_seconds)

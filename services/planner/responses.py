@@ -237,7 +237,7 @@ def verdict_message(
     verdict: Verdict, model: ModelShape, run_seconds: float = 0.0
 ) -> pb.TierVerdict:
     """The verdict on one tier."""
-    tier, candidate = verdict.tier, verdict.candidate
+    tier, totals = verdict.tier, verdict.totals
     message = pb.TierVerdict(
         tier=tier.tier,
         context_tokens=tier.context_tokens,
@@ -251,14 +251,14 @@ def verdict_message(
         remedies=[_remedy(remedy) for remedy in verdict.remedies],
         run_seconds=run_seconds,
     )
-    if candidate is not None:
-        message.gpu_bytes = candidate.memory.device.total_bytes
-        message.host_bytes = candidate.memory.host.total_bytes
-        message.disk_bytes = candidate.memory.disk.total_bytes
-        message.step_seconds = candidate.cost.seconds
-        message.step_seconds_low = candidate.cost.low
-        message.step_seconds_high = candidate.cost.high
-        message.optimization_ids.extend(candidate.chosen.ids(model))
+    if totals is not None:
+        message.gpu_bytes = totals.device_bytes
+        message.host_bytes = totals.host_bytes
+        message.disk_bytes = totals.disk_bytes
+        message.step_seconds = totals.seconds
+        message.step_seconds_low = totals.low
+        message.step_seconds_high = totals.high
+        message.optimization_ids.extend(totals.chosen.ids(model))
     return message
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from services.planner.adapters import EVERY_LINEAR, Adapters
 from services.planner.calibration import UNCALIBRATED, Correction
-from services.planner.evaluation import Candidate, Evaluated, Evaluation
+from services.planner.evaluation import Candidate, Evaluated, Evaluation, Totals
 from services.planner.grids import DEFAULT_LOSSY, OPT_IN, Grid, choice, grid_of
 from services.planner.ladder import Tier
 from services.planner.machine import Machine
@@ -74,16 +75,17 @@ class Budget:
     one_pool: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Verdict:
-    """Whether a tier fits, with the best candidate; None when the machine has no legal set."""
+    """Whether a tier fits, with what its best set takes; None when the machine has no legal set."""
 
     tier: Tier
-    candidate: Candidate | None
-    binding: Resource | None
-    shortfall_bytes: int
-    shortfall_seconds: float
+    totals: Totals | None
+    binding: Resource | None = None
+    shortfall_bytes: int = 0
+    shortfall_seconds: float = 0.0
     remedies: tuple[Remedy, ...] = ()
+    itemise: Callable[[], Candidate] | None = field(default=None, compare=False, repr=False)
 
     @property
     def fits(self) -> bool:
@@ -94,6 +96,11 @@ class Verdict:
     def remedy(self) -> str:
         """The smallest change in words; empty when it fits."""
         return self.remedies[0].text if self.remedies else ""
+
+    @cached_property
+    def candidate(self) -> Candidate | None:
+        """The best set line by line, worked out when it is asked for."""
+        return self.itemise() if self.itemise else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +175,7 @@ class Search:
         grid = self._grid()
         if grid is None:
             why = (remedy_for_kernel(self._machine),)
-            return tuple(Verdict(t, None, Resource.SOFTWARE, 0, 0.0, why) for t in ladder)
+            return tuple(Verdict(t, None, Resource.SOFTWARE, remedies=why) for t in ladder)
         found = self.evaluation.all(ladder, grid, self.budget.gpu_bytes)
         missing = self._missing(found, ladder, grid.on_disk)
         forbidden = self._forbidden(grid)
@@ -176,7 +183,7 @@ class Search:
         seconds = np.where(fits & ~forbidden.any(axis=0), found.seconds, np.inf)
         best = seconds.argmin(axis=1)
         return tuple(
-            self._fitting(tier, found.sets[best[row]])
+            self._fitting(tier, found.totals(row, best[row]))
             if np.isfinite(seconds[row, best[row]])
             else self._refused(
                 tier, found, {name: amount[row] for name, amount in missing.items()}, forbidden, row
@@ -189,19 +196,16 @@ class Search:
         if not sizing.chunk_tokens:
             sizing = self.evaluation.sizing(self.budget.gpu_bytes)
         candidate = self.evaluation.one(tier, chosen, sizing)
-        totals = (
-            candidate.memory.device.total_bytes,
-            candidate.memory.host.total_bytes,
-            candidate.memory.disk.total_bytes,
-            candidate.cost.seconds,
-        )
-        found = Evaluated((chosen,), *(np.array([[total]]) for total in totals))
+        totals = Totals.of(candidate)
+        figures = [getattr(totals, one.name) for one in fields(Totals)[1:]]
+        found = Evaluated((chosen,), *(np.array([[figure]]) for figure in figures))
         lacks = self._missing(found, [tier], np.array([Place.DISK in chosen.places]))
         missing = {name: amount[0] for name, amount in lacks.items()}
         if any(amount[0] > 0 for amount in missing.values()):
             verdict = self._refused(tier, found, missing, np.array([[False]]), 0)
-            return replace(verdict, candidate=candidate)
-        return self._if_read(tier, Verdict(tier, candidate, None, 0, 0.0))
+        else:
+            verdict = self._fitting(tier, totals)
+        return replace(verdict, itemise=lambda: candidate)
 
     def _grid(self) -> Grid | None:
         wanted = choice(
@@ -249,15 +253,21 @@ class Search:
         sizing = self.evaluation.sizing(self.budget.gpu_bytes)
         return self.evaluation.one(tier, chosen, sizing)
 
-    def _fitting(self, tier: Tier, chosen: OptimizationSet) -> Verdict:
-        return self._if_read(tier, Verdict(tier, self._candidate(tier, chosen), None, 0, 0.0))
+    def _fitting(self, tier: Tier, totals: Totals) -> Verdict:
+        return self._if_read(Verdict(tier, totals, itemise=self._itemiser(tier, totals)))
 
-    def _if_read(self, tier: Tier, verdict: Verdict) -> Verdict:
+    def _itemiser(self, tier: Tier, totals: Totals) -> Callable[[], Candidate]:
+        return lambda: self._candidate(tier, totals.chosen)
+
+    def _if_read(self, verdict: Verdict) -> Verdict:
         """The verdict, unless layers attend to less than the window."""
-        if self._model.reads_at_most(tier.tokens):
-            why = (remedy_for_window(self._model, tier),)
-            return Verdict(tier, verdict.candidate, Resource.SOFTWARE, 0, 0.0, why)
-        return verdict
+        if not self._model.reads_at_most(verdict.tier.tokens):
+            return verdict
+        why = (remedy_for_window(self._model, verdict.tier),)
+        return replace(
+            verdict, binding=Resource.SOFTWARE, shortfall_bytes=0, shortfall_seconds=0.0,
+            remedies=why,
+        )  # fmt: skip
 
     def _refused(
         self,
@@ -285,13 +295,15 @@ class Search:
             lacks = {name: float(lack[nearest]) for name, lack in missing.items()}
             remedies = [self._together(lacks, limit)]
         in_bytes = binding is not Resource.TIME
+        totals = found.totals(row, index)
         verdict = Verdict(
-            tier, self._candidate(tier, found.sets[index]), binding,
+            tier, totals, binding,
             shortfall_bytes=int(amount) if in_bytes else 0,
             shortfall_seconds=0.0 if in_bytes else amount,
             remedies=tuple(remedies),
+            itemise=self._itemiser(tier, totals),
         )  # fmt: skip
-        return self._if_read(tier, verdict)
+        return self._if_read(verdict)
 
     def _is_beyond_every_card(self, change: _Change) -> bool:
         """True when no card of the table has so much memory: then it is the last resort."""
