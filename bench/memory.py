@@ -76,6 +76,7 @@ SETS = {
     "bfloat16 with float32 adapters": Setting(_PLAIN, Adapters(float32=True)),
     "bfloat16 with adapters on attention": Setting(_PLAIN, attention_only=True),
     "bfloat16 with dropout": Setting(_PLAIN, Adapters(dropout=0.05)),
+    "float32 with dropout": Setting(_FLOAT32, Adapters(dropout=0.05)),
 }
 
 

@@ -124,6 +124,11 @@ class _Kept:
         self.total = self._norms() + self._attention() + self.mlp + self.own_inputs
 
     @property
+    def drops(self) -> bool:
+        """True when adapters drop parts of their inputs."""
+        return self._adapters.dropout > 0
+
+    @property
     def shares_inputs(self) -> bool:
         """True when adapters keep the linears' inputs as they are, without a cast or dropout."""
         return self.adapter_element == self._element and not self._adapters.dropout
@@ -136,28 +141,35 @@ class _Kept:
         """
         if self.shares_inputs:
             return 0
-        mask = self.adapter_element if self._adapters.dropout else 0
+        mask = self.adapter_element if self.drops else 0
         width = sum(linear.inputs for linear in self._linears)
         return (self.adapter_element + mask) * width
 
     def extra_in_mlp(self) -> int:
-        """More than usual at the MLP's moment: a bound, not exact, for adapters of other kinds.
+        """More than usual, or less, at the MLP's moment, for adapters of other kinds.
 
         Without an adapter on the last linear nothing keeps its input, and the gradients of both
-        factors of that input exist beside its own.
+        factors of that input exist beside its own. Adapters with inputs of their own make gradients
+        of those first, in fp32 or masked: counts fitted to the oracle, see bench/results.
         """
-        hidden = self._element * self._model.hidden_size
-        intermediate = self._element * self._model.intermediate_size
-        if not self.shares_inputs:
-            in_float32 = self.adapter_element > self._element
-            return (intermediate + 2 * hidden if in_float32 else 0) + (
-                hidden if self._adapters.dropout else 0
-            )
-        if self._reads("intermediate", attention=False):
-            return 0
-        if self._model.architecture.mlp is not Mlp.PLAIN:
-            return intermediate
-        return (0 if self.activation == _NATIVE_ACTIVATION else intermediate) - hidden
+        hidden, intermediate = self._model.hidden_size, self._model.intermediate_size
+        plain = self._model.architecture.mlp is Mlp.PLAIN
+        native = self.activation == _NATIVE_ACTIVATION
+        if self.drops:
+            elements = (3 if plain else 4) * hidden - intermediate
+            if plain and not native:
+                elements = -hidden
+            if self._model.architecture.norm_after_mlp:
+                elements += hidden
+        elif not self.shares_inputs:
+            elements = ((4 if native else 1) if plain else 5) * hidden
+        elif self._reads("intermediate", attention=False):
+            elements = 0
+        elif plain:
+            elements = (0 if native else intermediate) - hidden
+        else:
+            elements = intermediate
+        return self._element * elements
 
     def _reads(self, inputs: str, *, attention: bool) -> bool:
         """True when an adapter of this half of the layer keeps an input of this width as it is."""
@@ -239,7 +251,7 @@ def _backward_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[Per
     in_mlp = kept.total - after_norm + element * (2 * intermediate + hidden)
     in_mlp += kept.extra_in_mlp()
     if architecture.norm_after_mlp:
-        in_norm = kept.total + _NORM_BACKWARD[element] * hidden
+        in_norm = kept.total + (_NORM_BACKWARD[element] + element * kept.drops) * hidden
     else:
         in_norm = kept.total - kept.mlp + (_NORM_BACKWARD[element] - element) * hidden
     moments = (PerToken(in_mlp, less_rank), PerToken(in_norm, kept.per_rank))

@@ -45,7 +45,8 @@ def outcome_request(
     return planner_pb2.ReportOutcomeRequest(
         run_id=run.run_id,
         plan=run.spec.plan,
-        device_name=tracker.device_name,
+        # As the profile calls it: what is learned is kept under that name.
+        device_name=run.spec.plan.planned_on.device_name or tracker.device_name,
         measured_gpu_peak_bytes=tracker.device_peak_bytes,
         measured_host_peak_bytes=tracker.host_peak_bytes,
         measured_step_seconds=tracker.median_step_seconds,
