@@ -87,7 +87,7 @@ def time_terms(
         linear_seconds=converted.layer_count * _product_seconds(converted.linears, of_dtype),
         key_seconds=converted.layer_count * _product_seconds(attention, of_dtype),
         elementwise_traffic=_forward_traffic(converted, chosen.dtype.element_bytes, adapters),
-        head_rate=of_dtype.matmul.at(_width(converted.hidden_size, converted.vocabulary_size)),
+        head_rate=of_dtype.head,
         thin_rate=of_dtype.thin,
         attention_forward=forward,
         attention_backward=backward,

@@ -10,6 +10,8 @@ from services.planner.rates import DtypeRates, Point, RateCurve, Rates, single_r
 _ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # A product is thin when one of its sides is at most this: an adapter's rank.
 _THIN = 64
+# And one with a vocabulary when its outputs are this many times its inputs.
+_VOCABULARY = 16
 
 
 def measured_rates(measured: profiler_pb2.DeviceMeasurements, disk: profiler_pb2.Disk) -> Rates:
@@ -39,7 +41,7 @@ def _of_dtype(measured: profiler_pb2.DeviceMeasurements, element: int, matmul: f
         points = [(float(r.sequence_tokens), r.flops_per_second) for r in measured.attention_rates]
         curve = RateCurve.of(dict(points).items())
         forward = backward = {128: curve}
-    wide, thin = _products(measured, element)
+    wide, heads, thin = _products(measured, element)
     plain = single_rates(matmul, [(1.0, matmul)], bandwidth)
     elementwise = [
         rate.bytes_per_second
@@ -48,6 +50,7 @@ def _of_dtype(measured: profiler_pb2.DeviceMeasurements, element: int, matmul: f
     ]
     return DtypeRates(
         matmul=RateCurve.of(wide) if wide else plain.matmul,
+        head=_harmonic_mean(heads) if heads else plain.head,
         thin=_harmonic_mean(thin) if thin else plain.thin,
         attention_forward=forward,
         attention_backward=backward,
@@ -75,18 +78,20 @@ def _curves(points: dict[int, dict[float, float]]) -> dict[int, RateCurve]:
 
 def _products(
     measured: profiler_pb2.DeviceMeasurements, element: int
-) -> tuple[list[Point], list[float]]:
-    """Rates by width of the weights, and those of thin products."""
+) -> tuple[list[Point], list[float], list[float]]:
+    """Rates by width of the weights, of products with a vocabulary, and of thin ones."""
     wide: dict[float, float] = {}
-    thin = []
+    heads, thin = [], []
     for rate in measured.matmul_rates:
         if _ELEMENT_BYTES.get(rate.dtype) != element or rate.flops_per_second <= 0:
             continue
         if min(rate.rows, rate.inner, rate.outer) <= _THIN:
             thin.append(rate.flops_per_second)
+        elif rate.outer >= _VOCABULARY * rate.inner:
+            heads.append(rate.flops_per_second)
         else:
             wide[2.0 * rate.inner * rate.outer / (rate.inner + rate.outer)] = rate.flops_per_second
-    return list(wide.items()), thin
+    return list(wide.items()), heads, thin
 
 
 def _harmonic_mean(rates: list[float]) -> float:

@@ -66,12 +66,13 @@ class RateCurve:
 class DtypeRates:
     """FLOP/s and bytes/s of one dtype.
 
-    matmul: by the width of the weights (harmonic mean of inputs and outputs). thin: FLOP/s of
-    products with an adapter's matrices at rank 16. attention_*: by head size, then by tokens.
-    elementwise: bytes/s of a product of two tensors, element by element.
+    matmul: by the width of the weights (harmonic mean of inputs and outputs). head: a product with
+    the vocabulary. thin: products with an adapter's matrices at rank 16. attention_*: by head size,
+    then by tokens. elementwise: bytes/s of a product of two tensors, element by element.
     """
 
     matmul: RateCurve
+    head: float
     thin: float
     attention_forward: Mapping[int, RateCurve]
     attention_backward: Mapping[int, RateCurve]
@@ -114,6 +115,7 @@ def single_rates(
     curve = RateCurve.of(attention)
     return DtypeRates(
         matmul=RateCurve(((1.0, matmul),)),
+        head=matmul,
         thin=thin or min(matmul, 16 * bandwidth),
         attention_forward={128: curve},
         attention_backward={128: curve},

@@ -98,12 +98,12 @@ def _attention_gauge(profile: profiler_pb2.NodeProfile) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "elite_profiler_device_attention_flops_per_second",
         "Achieved rate of causal attention, forward and backward.",
-        labels=[*_DEVICE_LABELS, "sequence_tokens"],
+        labels=[*_DEVICE_LABELS, "sequence_tokens", "head_size", "dtype"],
     )
     for device in profile.devices:
         for rate in device.measurements.attention_rates:
-            labels = [*_device_labels(device), str(rate.sequence_tokens)]
-            family.add_metric(labels, rate.flops_per_second)
+            shape = [str(rate.sequence_tokens), str(rate.head_size), rate.dtype]
+            family.add_metric([*_device_labels(device), *shape], rate.flops_per_second)
     return family
 
 

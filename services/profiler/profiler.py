@@ -19,6 +19,7 @@ import pynvml
 from google.protobuf import json_format
 
 from elite.profiler.v1 import profiler_pb2
+from services.common.engine_process import LIBRARY_ENVIRONMENT
 from services.common.errors import ErrorReason, ServiceError
 from services.common.launch import with_parent
 from services.profiler.convert import add_measurements, assemble
@@ -182,7 +183,7 @@ class Profiler:
         arguments += ["--scratch", str(self._settings.usable_scratch_directory())]
         arguments += ["--memory-fraction", str(fraction or 1.0)]
         arguments += ["--quick"] if quick else []
-        return [*arguments, "--kernels-only"] if kernels_only else arguments
+        return [*arguments, "--only", "attention_kernels"] if kernels_only else arguments
 
     async def probe_kernels_if_unknown(self) -> None:
         """Finds out which attention kernels work, unless that is stored already."""
@@ -226,7 +227,7 @@ async def _run_child(arguments: list[str], visible_gpu: str) -> AsyncGenerator[P
         *with_parent([sys.executable, "-m", "services.profiler.probes.run", *arguments]),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         start_new_session=True, limit=2**20,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": visible_gpu},
+        env={**LIBRARY_ENVIRONMENT, **os.environ, "CUDA_VISIBLE_DEVICES": visible_gpu},
     )  # fmt: skip
     assert child.stdout is not None
     assert child.stderr is not None

@@ -1,6 +1,6 @@
-"""How fast the device multiplies matrices, attends, and moves its own memory.
+"""How fast the device multiplies matrices and moves its own memory, and which kernels it runs.
 
-Shapes: M rows, K inner and N outer width of a matrix product; B batch 1, S tokens, H heads,
+Shapes: M rows, K inner and N outer width of a matrix product; B batch, S tokens, H heads,
 D head dim of attention.
 """
 
@@ -16,7 +16,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # A projection of a small model over a few thousand tokens on a CPU, of a large one on a GPU.
 _MATMUL_SHAPE = {"cpu": (4096, 1024, 2816), "cuda": (8192, 4096, 11008)}
-_HEADS, _HEAD_DIM = {"cpu": 9, "cuda": 32}, {"cpu": 64, "cuda": 128}
 _STREAM_BYTES = {"cpu": 256 * 2**20, "cuda": 2 * 2**30}
 
 KERNELS = {
@@ -25,6 +24,8 @@ KERNELS = {
     "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION,
     "sdpa_math": SDPBackend.MATH,
 }
+# Those that never hold an S x S matrix.
+FUSED_KERNELS = {name: backend for name, backend in KERNELS.items() if name != "sdpa_math"}
 _CUDA_ONLY = ("sdpa_efficient", "sdpa_cudnn")
 
 
@@ -60,28 +61,6 @@ def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, repeats: i
     right = torch.randn(inner, outer, device=device, dtype=dtype)
     seconds = seconds_of(device, lambda: left @ right, repeats)
     return 2 * rows * inner * outer / seconds
-
-
-def attention_flops_per_second(
-    device: torch.device, dtype: torch.dtype, tokens: int, repeats: int
-) -> float:
-    """Achieved rate of causal attention, forward and backward, over (B, H, S, D).
-
-    Causal attention does half of the full S x S work, 2 S^2 H D operations forward, and 2.5 times
-    that backward (FlashAttention-2, arXiv 2307.08691, section 4.1).
-    """
-    heads, head_dim = _HEADS[device.type], _HEAD_DIM[device.type]
-    shape = (1, heads, tokens, head_dim)
-    query, key, value = (
-        torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)
-    )
-    gradient = torch.randn(shape, device=device, dtype=dtype)
-
-    def run() -> None:
-        output = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        torch.autograd.grad(output, (query, key, value), gradient)
-
-    return 3.5 * 2 * tokens**2 * heads * head_dim / seconds_of(device, run, repeats)
 
 
 def memory_bandwidth_bytes_per_second(device: torch.device, repeats: int) -> float:

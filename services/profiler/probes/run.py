@@ -20,12 +20,12 @@ import torch
 from google.protobuf import json_format
 
 from elite.profiler.v1 import profiler_pb2
-from services.profiler.probes import compute, interconnect, memory
+from services.common.engine_process import available_cores, return_freed_memory
+from services.profiler.probes import compute, interconnect, memory, shapes
 
 _PROCESS_LIBRARIES = ("transformers", "peft", "bitsandbytes")
 _DISK_BYTES = {False: 512 * 2**20, True: 128 * 2**20}
 _REPEATS = {False: 7, True: 3}
-_ATTENTION_TOKENS = {"cpu": (1024, 4096), "cuda": (4096, 16384)}
 
 # A probe fills measured fields of a profile and says in words what it found.
 Probe = Callable[[profiler_pb2.NodeProfile], str]
@@ -40,19 +40,21 @@ class StressTest:
         # Read before any library can have made a CUDA context.
         self._free_at_start = _free_by_driver() if device.type == "cuda" else 0
 
-    def probes(self, kernels_only: bool) -> list[tuple[str, Probe]]:
-        """Names and probes."""
-        kernels: list[tuple[str, Probe]] = [("attention_kernels", self._kernels)]
-        if kernels_only:
-            return kernels
+    def probes(self, only: list[str]) -> list[tuple[str, Probe]]:
+        """Names and probes; all of them when `only` is empty."""
+        return [(name, probe) for name, probe in self._all() if not only or name in only]
+
+    def _all(self) -> list[tuple[str, Probe]]:
         return [
             ("process_overhead", self._process_overhead),
             ("runtime_overhead", self._runtime_overhead),
             ("safe_allocatable", self._safe_allocatable),
-            *kernels,
+            ("attention_kernels", self._kernels),
             ("matmul_16bit", self._matmul_16bit),
             ("matmul_32bit", self._matmul_32bit),
+            ("matmul_shapes", self._matmul_shapes),
             ("attention", self._attention),
+            ("elementwise", self._elementwise),
             ("memory_bandwidth", self._memory_bandwidth),
             ("transfers", self._transfers),
             ("disk", self._disk),
@@ -103,18 +105,30 @@ class StressTest:
         profile.devices[0].measurements.matmul_32bit_flops_per_second = rate
         return f"{rate / 1e12:.3f} TFLOP/s in float32 {self._where}"
 
-    def _attention(self, profile: profiler_pb2.NodeProfile) -> str:
-        dtype = compute.sixteen_bit_dtype(self._device)
+    def _matmul_shapes(self, profile: profiler_pb2.NodeProfile) -> str:
         found = []
-        for tokens in _ATTENTION_TOKENS[self._device.type]:
-            rate = compute.attention_flops_per_second(
-                self._device, dtype, tokens, max(1, self._repeats // 2)
-            )
-            profile.devices[0].measurements.attention_rates.add(
-                sequence_tokens=tokens, flops_per_second=rate
-            )
-            found.append(f"{rate / 1e12:.3f} TFLOP/s at {tokens} tokens")
-        return f"{', '.join(found)}, forward and backward {self._where}"
+        for dtype in shapes.dtypes_of(self._device):
+            rates = list(shapes.matmul_rates(self._device, dtype, quick=self._quick))
+            profile.devices[0].measurements.matmul_rates.extend(rates)
+            found.append(_range_in_words(dtype, [rate.flops_per_second for rate in rates]))
+        return f"{', '.join(found)} by shape {self._where}"
+
+    def _attention(self, profile: profiler_pb2.NodeProfile) -> str:
+        found = []
+        for dtype in shapes.dtypes_of(self._device):
+            rates = list(shapes.attention_rates(self._device, dtype, quick=self._quick))
+            profile.devices[0].measurements.attention_rates.extend(rates)
+            if rates:
+                found.append(_range_in_words(dtype, [rate.flops_per_second for rate in rates]))
+        return f"{', '.join(found) or 'no fused kernel'}, forward and backward {self._where}"
+
+    def _elementwise(self, profile: profiler_pb2.NodeProfile) -> str:
+        found = []
+        for dtype in shapes.dtypes_of(self._device):
+            rate = shapes.elementwise_rate(self._device, dtype, quick=self._quick)
+            profile.devices[0].measurements.elementwise_rates.append(rate)
+            found.append(f"{rate.dtype} {rate.bytes_per_second / 1e9:.1f}")
+        return f"{', '.join(found)} GB/s read and written {self._where}"
 
     def _memory_bandwidth(self, profile: profiler_pb2.NodeProfile) -> str:
         rate = compute.memory_bandwidth_bytes_per_second(self._device, self._repeats)
@@ -147,6 +161,11 @@ class StressTest:
         size = psutil.Process().memory_info().rss
         profile.host.process_overhead_bytes = size
         return f"{size / 2**20:.0f} MiB resident with torch, transformers and peft loaded"
+
+
+def _range_in_words(dtype: torch.dtype, rates: list[float]) -> str:
+    name = str(dtype).removeprefix("torch.")
+    return f"{name} {min(rates) / 1e12:.3f} to {max(rates) / 1e12:.3f} TFLOP/s"
 
 
 def _import_quietly(name: str) -> None:
@@ -201,7 +220,7 @@ def main() -> None:
     parser.add_argument("--scratch", required=True, type=Path)
     parser.add_argument("--memory-fraction", type=float, default=1.0)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--kernels-only", action="store_true")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PROBE", help="default: all")
     arguments = parser.parse_args()
     # Libraries that print to stdout must not break the stream of results.
     results = os.fdopen(os.dup(sys.stdout.fileno()), "w")
@@ -209,9 +228,10 @@ def main() -> None:
     _offer_to_the_out_of_memory_killer()
     device = torch.device(arguments.device)
     if device.type == "cpu":
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(available_cores())
+    return_freed_memory()
     test = StressTest(device, arguments.memory_fraction, arguments.quick, arguments.scratch)
-    for found in run_probes(test.probes(arguments.kernels_only)):
+    for found in run_probes(test.probes(arguments.only)):
         print(json.dumps(found), file=results, flush=True)
 
 

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from services.common.engine_process import LIBRARY_ENVIRONMENT
 from services.trainer.engine.events import STANDARD_OUTPUT, EventEmitter
 from services.trainer.engine.failures import (
     EXIT_FAILURE,
@@ -23,16 +24,6 @@ from services.trainer.engine.failures import (
 )
 from services.trainer.engine.specification import read_specification
 from services.trainer.engine.stop_signal import StopSignal
-
-# Set before the libraries load; what the user has set stands.
-LIBRARY_ENVIRONMENT = {
-    # Threads that spin while they wait make a step many times slower when anything else runs.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

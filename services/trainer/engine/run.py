@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from elite.trainer.v1 import trainer_pb2
+from services.common.engine_process import return_freed_memory
 from services.trainer.engine.adapters import trainable_parameters, write_adapter
 from services.trainer.engine.apply_plan import apply_plan
 from services.trainer.engine.checkpoint import CheckpointStore, Identity, Position, load_checkpoint
@@ -17,7 +18,6 @@ from services.trainer.engine.dataset import Dataset, make_dataset, tokenise
 from services.trainer.engine.devices import (
     device_name,
     device_of,
-    return_freed_memory,
     use_available_cores,
 )
 from services.trainer.engine.durable import replace_folder

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from elite.profiler.v1 import profiler_pb2, profiler_pb2_grpc
 from services.common.local import serve_locally
+from services.common.validation import validate
 from services.profiler.servicer import FULL_NAME, profiler_service
 from services.profiler.settings import ProfilerSettings
 
@@ -100,6 +101,24 @@ def test_snapshot_describes_this_machine(
     assert not device.HasField("measurements")
 
 
+def assert_rates_cover_dtypes_and_shapes(measured: profiler_pb2.DeviceMeasurements) -> None:
+    """Two dtypes, wide and thin products, two head sizes, both directions of attention."""
+    dtypes = {measured.matmul_16bit_dtype, "float32"}
+    for rates in (measured.matmul_rates, measured.attention_rates, measured.elementwise_rates):
+        assert {rate.dtype for rate in rates} == dtypes
+    for dtype in dtypes:
+        products = [rate for rate in measured.matmul_rates if rate.dtype == dtype]
+        narrow = [min(rate.rows, rate.inner, rate.outer) == 16 for rate in products]
+        assert narrow.count(True) == 3
+        assert narrow.count(False) >= 5
+        heads = [rate.head_size for rate in measured.attention_rates if rate.dtype == dtype]
+        assert heads == [64, 64, 128, 128]
+    assert all(rate.flops_per_second > 0 for rate in measured.matmul_rates)
+    for rate in measured.attention_rates:
+        directions = sorted((rate.forward_flops_per_second, rate.backward_flops_per_second))
+        assert 0 < directions[0] <= rate.flops_per_second <= directions[1]
+
+
 def test_stress_test_fills_the_measured_fields_and_is_remembered(
     profiler: profiler_pb2_grpc.ProfilerServiceStub, settings: ProfilerSettings
 ) -> None:
@@ -119,9 +138,8 @@ def test_stress_test_fills_the_measured_fields_and_is_remembered(
     ]
     assert unfilled == []
     assert measured.safe_allocatable_bytes <= 0.05 * profile.devices[0].memory_total_bytes
-    lengths = [rate.sequence_tokens for rate in measured.attention_rates]
-    assert len(lengths) == 2
-    assert lengths == sorted(lengths)
+    assert_rates_cover_dtypes_and_shapes(measured)
+    validate(profile)
     assert profile.host.process_overhead_bytes > 2**26
     assert profile.host.scratch_disk.read_bytes_per_second > 0
     kernels = {kernel.name: kernel.status for kernel in profile.software.attention_kernels}

@@ -36,6 +36,22 @@ def test_gauges_follow_the_machine() -> None:
     assert by_length == {"1024": 30e9, "4096": 50e9}
 
 
+def test_attention_has_a_sample_per_length_head_size_and_dtype() -> None:
+    profile = measured_profile()
+    rates = profile.devices[0].measurements.attention_rates
+    rates.clear()
+    shapes = {("512", "64", "bfloat16"), ("512", "128", "bfloat16"), ("512", "64", "float32")}
+    for tokens, head_size, dtype in shapes:
+        rates.add(
+            sequence_tokens=int(tokens), head_size=int(head_size), dtype=dtype, flops_per_second=1
+        )
+    samples = scrape(lambda: profile)["elite_profiler_device_attention_flops_per_second"]
+    labels = [
+        (found["sequence_tokens"], found["head_size"], found["dtype"]) for found, _ in samples
+    ]
+    assert sorted(labels) == sorted(shapes)
+
+
 def test_unmeasured_is_left_out_and_exhausted_is_not() -> None:
     profile = profiler_pb2.NodeProfile(devices=[profiler_pb2.Device(memory_total_bytes=1)])
     found = scrape(lambda: profile)

@@ -20,7 +20,15 @@ def device(uuid: str = "GPU-1", driver: str = "570") -> profiler_pb2.Device:
 @pytest.fixture
 def measured() -> profiler_pb2.NodeProfile:
     profile = profiler_pb2.NodeProfile(devices=[profiler_pb2.Device()])
-    profile.devices[0].measurements.safe_allocatable_bytes = 7
+    measurements = profile.devices[0].measurements
+    measurements.safe_allocatable_bytes = 7
+    measurements.matmul_rates.add(
+        rows=2048, inner=576, outer=576, dtype="bfloat16", flops_per_second=1e11
+    )
+    measurements.attention_rates.add(
+        sequence_tokens=512, dtype="float32", head_size=64, forward_flops_per_second=1e10
+    )
+    measurements.elementwise_rates.add(dtype="float32", bytes_per_second=5.5e9)
     profile.host.process_overhead_bytes = 5
     profile.host.scratch_disk.path = "/scratch"
     profile.host.scratch_disk.write_bytes_per_second = 3
@@ -55,6 +63,15 @@ def test_a_corrupt_file_counts_as_absent(
     (file,) = (tmp_path / "measurements").iterdir()
     file.write_text(file.read_text()[:20])
     assert store.load(device(), TORCH) is None
+
+
+def test_a_later_test_replaces_rates_instead_of_adding_to_them(
+    measured: profiler_pb2.NodeProfile,
+) -> None:
+    profile = profiler_pb2.NodeProfile(devices=[device()])
+    add_measurements(profile, 0, measured)
+    add_measurements(profile, 0, measured)
+    assert profile.devices[0].measurements == measured.devices[0].measurements
 
 
 def test_disk_rates_belong_to_their_path(measured: profiler_pb2.NodeProfile) -> None:

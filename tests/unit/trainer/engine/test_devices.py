@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
 from elite.profiler.v1 import profiler_pb2
-from services.trainer.engine.devices import available_cores, device_name, device_of
+from services.trainer.engine.devices import device_name, device_of
 from services.trainer.engine.failures import EngineError
 from services.trainer.engine.recomputation import recompute_in_backward
 from tests.fixtures.engine import LLAMA_LINEARS, a_plan, tiny_config
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ("max 100000", None),
-        ("50000 100000", 1),
-        ("100000 100000", 1),
-        ("1000000000 100000", None),
-        ("nonsense", None),
-    ],
-)
-def test_the_quota_of_the_cgroup_limits_the_cores(tmp_path: Path, content, expected) -> None:
-    cpu_max = tmp_path / "cpu.max"
-    cpu_max.write_text(content)
-    assert available_cores(cpu_max) == (expected or len(os.sched_getaffinity(0)))
-    assert available_cores(tmp_path / "missing") == len(os.sched_getaffinity(0))
 
 
 def test_a_cuda_plan_where_torch_sees_none_is_refused() -> None:

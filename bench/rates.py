@@ -1,0 +1,88 @@
+"""The stress test's rates of this machine's CPU, measured in a process of its own, and their drift.
+
+Only what predicts times is measured: no disk, no large allocations.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from elite.profiler.v1 import profiler_pb2
+from services.common.engine_process import LIBRARY_ENVIRONMENT
+from services.profiler.convert import add_measurements, assemble
+from services.profiler.probes.host import cpu_device, read_host
+from services.profiler.probes.software import read_software
+
+_MEMORY_FRACTION = 0.02
+_RATE_PROBES = (
+    "matmul_16bit", "matmul_32bit", "matmul_shapes", "attention", "elementwise",
+    "memory_bandwidth",
+)  # fmt: skip
+
+
+def measured_profile(*, quick: bool) -> profiler_pb2.NodeProfile:
+    """The CPU of this machine as a profile with its rates measured now.
+
+    Raises `subprocess.CalledProcessError` when a probe fails.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        host = read_host(Path(scratch))
+        profile = assemble("bench", [cpu_device(host)], host, read_software())
+        probes = ("safe_allocatable", "attention_kernels", *_RATE_PROBES)
+        add_measurements(profile, 0, _run_probes(probes, Path(scratch), quick))
+    return profile
+
+
+def _run_probes(names: tuple[str, ...], scratch: Path, quick: bool) -> profiler_pb2.NodeProfile:
+    command = [sys.executable, "-m", "services.profiler.probes.run", "--device", "cpu"]
+    command += ["--scratch", str(scratch), "--memory-fraction", str(_MEMORY_FRACTION)]
+    command += ["--quick"] if quick else []
+    environment = {**LIBRARY_ENVIRONMENT, **os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    answer = subprocess.run(
+        [*command, "--only", *names], stdout=subprocess.PIPE, env=environment, check=True, text=True
+    )
+    measured = profiler_pb2.NodeProfile(devices=[profiler_pb2.Device()])
+    for line in answer.stdout.splitlines():
+        found = json_format.ParseDict(json.loads(line)["measured"], profiler_pb2.NodeProfile())
+        measured.devices[0].MergeFrom(found.devices[0])
+        found.ClearField("devices")
+        measured.MergeFrom(found)
+    return measured
+
+
+def rates_of(profile: profiler_pb2.NodeProfile) -> dict[str, float]:
+    """FLOP/s and bytes/s by what they are of; the first word is the kind."""
+    measured = profile.devices[0].measurements
+    rates = {
+        f"matmul {rate.dtype} {rate.rows}x{rate.inner}x{rate.outer}": rate.flops_per_second
+        for rate in measured.matmul_rates
+    }
+    for rate in measured.attention_rates:
+        shape = f"{rate.dtype} head {rate.head_size} tokens {rate.sequence_tokens}"
+        rates[f"attention forward {shape}"] = rate.forward_flops_per_second
+        rates[f"attention backward {shape}"] = rate.backward_flops_per_second
+    for element in measured.elementwise_rates:
+        rates[f"elementwise {element.dtype}"] = element.bytes_per_second
+    rates["memory bandwidth"] = measured.memory_bandwidth_bytes_per_second
+    return rates
+
+
+def drift(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """After over before, by kind: lowest, median and highest of the rates that both have."""
+    ratios: dict[str, list[float]] = {}
+    for name in before.keys() & after.keys():
+        if before[name] > 0:
+            ratios.setdefault(name.split()[0], []).append(after[name] / before[name])
+    return {
+        kind: {"lowest": min(all_), "median": statistics.median(all_), "highest": max(all_)}
+        for kind, all_ in sorted(ratios.items())
+    }

@@ -1,0 +1,51 @@
+"""How a process that computes is set up: the profiler measures under the settings the engine has.
+
+A page of memory that was given back costs microseconds when it is touched again, and threads that
+spin take cores from others: rates measured under other settings are rates of something else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+# Set before the libraries load; what the user has set stands.
+LIBRARY_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {
+        # Threads that spin while they wait make a step many times slower when anything else runs.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+)
+
+# From malloc.h: blocks of this size and more get a mapping of their own.
+_M_MMAP_THRESHOLD = -3
+LARGE_BLOCK_BYTES = 1024 * 1024
+
+
+def return_freed_memory() -> None:
+    """Makes glibc give large freed blocks back at once instead of keeping them for later.
+
+    Without it the resident set of a CPU run grows by half beyond its tensors, and then no memory
+    plan for the host can be right. Other C libraries have no such switch and need none.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+
+
+def available_cores(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores of the affinity mask, no more than the cgroup's quota (cgroup v2 `cpu.max`)."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = cpu_max.read_text(encoding="ascii").split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
+        return cores

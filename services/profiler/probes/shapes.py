@@ -1,0 +1,202 @@
+"""Rates by shape: matrix products, causal attention and element-wise products.
+
+One figure for all products is off by half for narrow weights, and by far more for an adapter's:
+these rates are what step times are predicted from. Products are made as a linear module makes
+them, inputs times transposed weights.
+
+Shapes: M rows, K inner and N outer width of a product, R rank; B batch 1, S tokens, H heads,
+D head dim of attention.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.nn.attention import sdpa_kernel
+
+from elite.profiler.v1 import profiler_pb2
+from services.profiler.probes.compute import (
+    FUSED_KERNELS,
+    kernel_refusal,
+    sixteen_bit_dtype,
+    synchronise,
+)
+
+# Square weights, from those of the smallest models to those of the largest.
+_WIDTHS = {"cpu": (256, 576, 1024, 2048, 4096), "cuda": (1024, 2048, 4096, 8192)}
+# (K, N) of a head over a vocabulary.
+_HEAD = {"cpu": (1024, 32768), "cuda": (4096, 32768)}
+# (K or N, R) of an adapter.
+_ADAPTER = {"cpu": (1024, 16), "cuda": (4096, 16)}
+_ROWS = {"cpu": 2048, "cuda": 8192}
+_QUICK_ROWS = {"cpu": 512, "cuda": 8192}
+_HEAD_DIMS = (64, 128)
+_TOKENS = {"cpu": (512, 2048, 8192), "cuda": (4096, 16384, 65536)}
+_CUDA_HEADS_WIDTH = 2048
+# Three such tensors are far larger than any last-level cache.
+_ELEMENTS = {"cpu": 32 * 2**20, "cuda": 128 * 2**20}
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long one shape is measured: until both the repeats and the seconds are reached.
+
+    At `most_seconds` it ends, with one repeat if need be.
+    """
+
+    repeats: int
+    seconds: float
+    most_seconds: float
+
+
+EFFORT = {False: Effort(3, 0.3, 2.0), True: Effort(3, 0.03, 0.2)}
+
+
+def dtypes_of(device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+    """What the device computes in: its 16-bit dtype and float32."""
+    return sixteen_bit_dtype(device), torch.float32
+
+
+def median_seconds(device: torch.device, run: Callable[[], object], effort: Effort) -> float:
+    """Median seconds of `run` after one warm-up: on a shared machine some are interrupted."""
+    _seconds(device, run)  # makes kernels and threads, which later runs find made
+    samples = [_seconds(device, run)]
+    while (len(samples) < effort.repeats or sum(samples) < effort.seconds) and sum(
+        samples
+    ) < effort.most_seconds:
+        samples.append(_seconds(device, run))
+    return statistics.median(samples)
+
+
+def _seconds(device: torch.device, run: Callable[[], object]) -> float:
+    synchronise(device)
+    started = time.perf_counter()
+    run()
+    synchronise(device)
+    return time.perf_counter() - started
+
+
+def matmul_rates(
+    device: torch.device, dtype: torch.dtype, *, quick: bool
+) -> Iterator[profiler_pb2.MatmulRate]:
+    """Square weights of growing width, a head, and an adapter's products."""
+    for rows, inner, outer in _products(device.type, quick):
+        product = partial(torch.matmul, *_operands(rows, inner, outer, device, dtype))
+        seconds = median_seconds(device, product, EFFORT[quick])
+        yield profiler_pb2.MatmulRate(
+            rows=rows,
+            inner=inner,
+            outer=outer,
+            dtype=_name(dtype),
+            flops_per_second=2 * rows * inner * outer / seconds,
+        )
+
+
+def _products(device_type: str, quick: bool) -> Iterator[tuple[int, int, int]]:
+    """(M, K, N); the last one is the gradient of an adapter's weights, whose rows are its rank."""
+    rows = (_QUICK_ROWS if quick else _ROWS)[device_type]
+    width, rank = _ADAPTER[device_type]
+    for side in _WIDTHS[device_type]:
+        yield rows, side, side
+    yield rows, *_HEAD[device_type]
+    yield rows, width, rank
+    yield rows, rank, width
+    yield rank, rows, width
+
+
+def _operands(
+    rows: int, inner: int, outer: int, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(M, K) and (K, N) in the layouts that a linear module and its backward hand over."""
+    if rows < inner and rows < outer:  # a gradient of weights: transposed gradients times inputs
+        left = torch.randn(inner, rows, device=device, dtype=dtype).T
+        return left, torch.randn(inner, outer, device=device, dtype=dtype)
+    left = torch.randn(rows, inner, device=device, dtype=dtype)
+    return left, torch.randn(outer, inner, device=device, dtype=dtype).T
+
+
+def attention_rates(
+    device: torch.device, dtype: torch.dtype, *, quick: bool
+) -> Iterator[profiler_pb2.AttentionRate]:
+    """Causal attention without an S x S matrix, by head dim and length, each direction by itself.
+
+    Nothing where no kernel for it runs in this dtype; lengths that do not fit are left out.
+    """
+    if all(kernel_refusal(name, device, dtype) for name in FUSED_KERNELS):
+        return
+    lengths = _TOKENS[device.type]
+    for head_dim in _HEAD_DIMS:
+        for tokens in lengths[:-1] if quick else lengths:
+            try:
+                yield _attention_rate(device, dtype, tokens, head_dim, EFFORT[quick])
+            except torch.OutOfMemoryError:
+                break
+
+
+def _attention_rate(
+    device: torch.device, dtype: torch.dtype, tokens: int, head_dim: int, effort: Effort
+) -> profiler_pb2.AttentionRate:
+    """Operations as FlashAttention-2 counts them (arXiv 2307.08691, section 4.1).
+
+    Causal attention does half of the full S x S work, 2 S^2 H D operations forward, and 2.5 times
+    that backward.
+    """
+    # On a CPU torch's backward gives each thread whole heads: as many of them as threads.
+    on_cpu = device.type == "cpu"
+    heads = torch.get_num_threads() if on_cpu else _CUDA_HEADS_WIDTH // head_dim
+    forward, backward = _attention_seconds(device, dtype, (tokens, heads, head_dim), effort)
+    operations = 2.0 * tokens**2 * heads * head_dim
+    return profiler_pb2.AttentionRate(
+        sequence_tokens=tokens,
+        dtype=_name(dtype),
+        head_size=head_dim,
+        flops_per_second=3.5 * operations / (forward + backward),
+        forward_flops_per_second=operations / forward,
+        backward_flops_per_second=2.5 * operations / backward,
+    )
+
+
+def _attention_seconds(
+    device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], effort: Effort
+) -> tuple[float, float]:
+    """Forward and backward over (S, H, D), as projections lay it out."""
+    query, key, value = (
+        torch.randn(1, *shape, device=device, dtype=dtype).transpose(1, 2).requires_grad_()
+        for _ in range(3)
+    )
+
+    def forward() -> torch.Tensor:
+        with sdpa_kernel(list(FUSED_KERNELS.values())):
+            return torch.nn.functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True
+            )
+
+    output = forward()
+    gradient = torch.randn_like(output)
+
+    def backward() -> None:
+        torch.autograd.grad(output, (query, key, value), gradient, retain_graph=True)
+
+    return median_seconds(device, forward, effort), median_seconds(device, backward, effort)
+
+
+def elementwise_rate(
+    device: torch.device, dtype: torch.dtype, *, quick: bool
+) -> profiler_pb2.ElementwiseRate:
+    """Two tensors read and a new one written, which is what a model's own operations do.
+
+    On a CPU the new one costs its page faults every time, as it does in the engine.
+    """
+    left, right = (torch.randn(_ELEMENTS[device.type], device=device, dtype=dtype) for _ in "ab")
+    seconds = median_seconds(device, lambda: left * right, EFFORT[quick])
+    moved = 3 * left.numel() * left.element_size()
+    return profiler_pb2.ElementwiseRate(dtype=_name(dtype), bytes_per_second=moved / seconds)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

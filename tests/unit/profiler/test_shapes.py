@@ -1,0 +1,133 @@
+"""Rates by shape: which shapes, what counts as an operation, and what a noisy machine does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from elite.profiler.v1 import profiler_pb2
+from services.profiler.probes import compute, shapes
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def one_second(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Everything takes one second; what ran is collected."""
+    results: list[object] = []
+
+    def ran(_: object, run: Callable[[], object], *__: object) -> float:
+        results.append(run())
+        return 1.0
+
+    monkeypatch.setattr(shapes, "median_seconds", ran)
+    return results
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "_WIDTHS", {"cpu": (32, 64)})
+    monkeypatch.setattr(shapes, "_HEAD", {"cpu": (64, 256)})
+    monkeypatch.setattr(shapes, "_ADAPTER", {"cpu": (64, 4)})
+    monkeypatch.setattr(shapes, "_ROWS", {"cpu": 48})
+    monkeypatch.setattr(shapes, "_TOKENS", {"cpu": (8, 16, 32)})
+    monkeypatch.setattr(shapes, "_ELEMENTS", {"cpu": 1000})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "runs", "expected"),
+    [
+        ([5.0, 2.0], 2, 2.0),  # too long to be repeated
+        ([1.9, 0.2, 0.4, 0.2], 4, 0.2),  # the first one only warms up
+        ([0.1] * 50, 5, 0.1),  # short ones fill the time
+        ([0.1, 0.1, 1.9], 3, 1.0),  # out of time before the third repeat
+        ([0.1, 0.1, 1.5, 0.1], 4, 0.1),  # one that was interrupted does not count
+    ],
+)
+def test_the_median_of_enough_repeats(
+    seconds: list[float], runs: int, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = iter(seconds)
+    taken: list[float] = []
+
+    def next_seconds(*_: object) -> float:
+        taken.append(next(waiting))
+        return taken[-1]
+
+    monkeypatch.setattr(shapes, "_seconds", next_seconds)
+    effort = shapes.Effort(repeats=3, seconds=0.35, most_seconds=2.0)
+    assert shapes.median_seconds(CPU, lambda: None, effort) == pytest.approx(expected)
+    assert len(taken) == runs
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_products_of_square_weights_a_head_and_an_adapter(
+    dtype: torch.dtype, one_second: list[torch.Tensor]
+) -> None:
+    rates = list(shapes.matmul_rates(CPU, dtype, quick=False))
+    assert [(rate.rows, rate.inner, rate.outer) for rate in rates] == [
+        (48, 32, 32), (48, 64, 64), (48, 64, 256), (48, 64, 4), (48, 4, 64), (4, 48, 64),
+    ]  # fmt: skip
+    for rate, result in zip(rates, one_second, strict=True):
+        assert result.shape == (rate.rows, rate.outer)
+        assert rate.flops_per_second == 2 * rate.rows * rate.inner * rate.outer
+        assert f"torch.{rate.dtype}" == str(dtype) == str(result.dtype)
+
+
+@pytest.mark.usefixtures("small", "one_second")
+def test_a_quick_test_has_the_same_weights_over_fewer_rows() -> None:
+    full = list(shapes.matmul_rates(CPU, torch.float32, quick=False))
+    quick = list(shapes.matmul_rates(CPU, torch.float32, quick=True))
+    assert {(rate.inner, rate.outer) for rate in quick[:-1]} == {
+        (rate.inner, rate.outer) for rate in full[:-1]
+    }
+
+
+@pytest.mark.usefixtures("small", "one_second")
+def test_attention_by_head_size_length_and_direction() -> None:
+    rates = list(shapes.attention_rates(CPU, torch.bfloat16, quick=False))
+    assert [(rate.head_size, rate.sequence_tokens) for rate in rates] == [
+        (64, 8), (64, 16), (64, 32), (128, 8), (128, 16), (128, 32),
+    ]  # fmt: skip
+    for rate in rates:
+        forward = 2 * rate.sequence_tokens**2 * torch.get_num_threads() * rate.head_size
+        assert rate.forward_flops_per_second == forward
+        assert rate.backward_flops_per_second == 2.5 * forward
+        assert rate.flops_per_second == 3.5 * forward / 2
+        assert rate.dtype == "bfloat16"
+    quick = shapes.attention_rates(CPU, torch.bfloat16, quick=True)
+    assert [rate.sequence_tokens for rate in quick] == [8, 16, 8, 16]
+
+
+@pytest.mark.usefixtures("small")
+def test_lengths_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory_from_16(
+        _: object, __: object, tokens: int, *___: object
+    ) -> profiler_pb2.AttentionRate:
+        if tokens >= 16:
+            raise torch.OutOfMemoryError
+        return profiler_pb2.AttentionRate(sequence_tokens=tokens)
+
+    monkeypatch.setattr(shapes, "_attention_rate", out_of_memory_from_16)
+    rates = shapes.attention_rates(CPU, torch.float32, quick=False)
+    assert [rate.sequence_tokens for rate in rates] == [8, 8]
+
+
+def test_no_attention_rate_where_no_fused_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "kernel_refusal", lambda *_: "not here")
+    assert list(shapes.attention_rates(CPU, torch.float32, quick=True)) == []
+    assert "sdpa_math" in compute.KERNELS
+    assert "sdpa_math" not in compute.FUSED_KERNELS
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("dtype", "element_bytes"), [(torch.bfloat16, 2), (torch.float32, 4)])
+def test_an_elementwise_product_reads_two_tensors_and_writes_one(
+    dtype: torch.dtype, element_bytes: int, one_second: list[torch.Tensor]
+) -> None:
+    rate = shapes.elementwise_rate(CPU, dtype, quick=False)
+    assert rate.bytes_per_second == 3 * 1000 * element_bytes
+    assert f"torch.{rate.dtype}" == str(one_second[0].dtype) == str(dtype)
