@@ -75,16 +75,12 @@ def _gpu_facts(device: profiler_pb2.Device) -> list[tuple[str, str]]:
 
 def _measured_facts(device: profiler_pb2.Device) -> list[tuple[str, str]]:
     measured = device.measurements
-    attention = ", ".join(
-        f"{format_rate(rate.flops_per_second, 'FLOP/s')} at {rate.sequence_tokens:,} tokens"
-        for rate in measured.attention_rates
-    )
     dtype = measured.matmul_16bit_dtype or "16-bit"
     facts = [
         ("safe to allocate", format_bytes(measured.safe_allocatable_bytes)),
         (f"matmul, {dtype}", format_rate(measured.matmul_16bit_flops_per_second, "FLOP/s")),
         ("matmul, float32", format_rate(measured.matmul_32bit_flops_per_second, "FLOP/s")),
-        ("attention", attention),
+        *_attention_facts(measured),
         ("memory bandwidth", format_rate(measured.memory_bandwidth_bytes_per_second, "B/s")),
     ]
     if not device.memory_is_host_memory:
@@ -94,6 +90,23 @@ def _measured_facts(device: profiler_pb2.Device) -> list[tuple[str, str]]:
     if measured.HasField("measured_at"):
         facts.append(("measured", _age(measured.measured_at.ToSeconds())))
     return [(name, value) for name, value in facts if value]
+
+
+def _attention_facts(measured: profiler_pb2.DeviceMeasurements) -> list[tuple[str, str]]:
+    """A line for every dtype and head size, forward and backward together."""
+    kinds: dict[tuple[str, int], list[profiler_pb2.AttentionRate]] = {}
+    for rate in measured.attention_rates:
+        kinds.setdefault((rate.dtype, rate.head_size), []).append(rate)
+    facts = []
+    for (dtype, head_size), rates in kinds.items():
+        kind = ", ".join([dtype] * bool(dtype) + [f"head {head_size}"] * bool(head_size))
+        name = f"attention, {kind}" if kind else "attention"
+        shown = [
+            f"{format_rate(rate.flops_per_second, 'FLOP/s')} at {rate.sequence_tokens:,}"
+            for rate in rates
+        ]
+        facts.append((name, f"{', '.join(shown)} tokens"))
+    return facts
 
 
 def _transfer_facts(measured: profiler_pb2.DeviceMeasurements) -> list[tuple[str, str]]:
