@@ -19,18 +19,22 @@ from elite.planner.v1 import planner_pb2
 from services.trainer.engine.adapters import add_adapters, trainable_parameters
 from services.trainer.engine.attention import ATTENTION_NAME, register_attention
 from services.trainer.engine.decoder import decoder_layers
-from services.trainer.engine.executors.resident import ResidentExecutor
-from services.trainer.engine.memory_tracking import StorageTracker
+from services.trainer.engine.executors import make_executor
+from services.trainer.engine.memory_tracking import StorageTracker, counted_as_host
 from services.trainer.engine.models import DTYPES
 from services.trainer.engine.recomputation import recompute_in_backward
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Bytes of weights and adapters, and of everything at the highest moment of a step."""
+    """Bytes on the device: weights and adapters, and everything at the highest moment of a step.
+
+    host_bytes: what waits in host memory beside the device: stores, and the window's token ids.
+    """
 
     static_bytes: int
     peak_bytes: int
+    host_bytes: int = 0
 
 
 def measure_step(config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool) -> Measurement:
@@ -53,18 +57,21 @@ def measure_step(config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool
         with tracker:
             _materialise(adapted)
         static_bytes = tracker.current_bytes
-        policy = plan.execution.checkpoint_policy
-        if policy != planner_pb2.CHECKPOINT_POLICY_NONE:
-            selective = policy == planner_pb2.CHECKPOINT_POLICY_SELECTIVE
-            for layer in decoder_layers(model):
-                recompute_in_backward(
-                    layer, keep_input_on_host=False, keep_attention_output=selective
-                )
         tracker.reset_peak()
         with tracker:
+            if plan.execution.executor == planner_pb2.EXECUTOR_RESIDENT:
+                _keep_for_backward(model, plan.execution.checkpoint_policy)
             _step(model, plan)
     register_attention()
-    return Measurement(static_bytes, tracker.peak_bytes)
+    return Measurement(static_bytes, tracker.peak_bytes, tracker.host_peak_bytes)
+
+
+def _keep_for_backward(model: Any, policy: planner_pb2.CheckpointPolicy) -> None:
+    """What `apply_plan` does for the resident executor."""
+    if policy != planner_pb2.CHECKPOINT_POLICY_NONE:
+        selective = policy == planner_pb2.CHECKPOINT_POLICY_SELECTIVE
+        for layer in decoder_layers(model):
+            recompute_in_backward(layer, keep_input_on_host=False, keep_attention_output=selective)
 
 
 def _materialise(model: torch.nn.Module) -> None:
@@ -84,8 +91,10 @@ def _materialise(model: torch.nn.Module) -> None:
 
 def _step(model: Any, plan: planner_pb2.Plan) -> None:
     """One window through the executor; `.step` itself would read the loss, which a fake has not."""
-    window = torch.zeros((1, plan.context_tokens + plan.target_tokens), dtype=torch.int64)
-    executor = ResidentExecutor(model, plan)
+    streams = plan.execution.executor == planner_pb2.EXECUTOR_STREAMING
+    with counted_as_host() if streams else contextlib.nullcontext():  # others move the ids over
+        window = torch.zeros((1, plan.context_tokens + plan.target_tokens), dtype=torch.int64)
+    executor = make_executor(model, plan)
     executor.backward(window, 1.0)
     for parameter in trainable_parameters(model):
         parameter.grad = None

@@ -15,6 +15,8 @@ from services.trainer.engine.models import DTYPES
 from services.trainer.engine.probe import attention_kernel_in_use, check_logits
 from services.trainer.engine.quantization import quantise_decoder_layers
 from services.trainer.engine.recomputation import recompute_in_backward
+from services.trainer.engine.streaming.self_check import check_streaming
+from services.trainer.engine.streaming.settings import StreamingSettings
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,14 @@ def apply_plan(model: Any, plan: planner_pb2.Plan, device: torch.device, seed: i
     applied.append(f"attention: {kernel}, causal, no mask")
 
     # 5. What is kept for backward. Last, because it wraps the layers' forward.
-    if execution.checkpoint_policy != planner_pb2.CHECKPOINT_POLICY_NONE:
+    if execution.executor == planner_pb2.EXECUTOR_STREAMING:
+        settings = StreamingSettings.of(plan)
+        _refuse_host_stores(settings.uses_host, device)
+        kernel = check_streaming(model, settings)
+        applied.append(f"streaming: {_described(settings)}, block attention on {kernel}")
+    elif execution.checkpoint_policy != planner_pb2.CHECKPOINT_POLICY_NONE:
         on_host = execution.layer_inputs.placement == planner_pb2.PLACEMENT_HOST
-        if on_host and device.type != "cuda":
-            problem = "plan.execution.layer_inputs.placement is HOST, but the device is the host"
-            raise EngineError(BAD_MODEL, problem, "plan for this machine's profile")
+        _refuse_host_stores(on_host, device)
         selective = execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_SELECTIVE
         for layer in decoder_layers(model):
             recompute_in_backward(
@@ -69,6 +74,22 @@ def apply_plan(model: Any, plan: planner_pb2.Plan, device: torch.device, seed: i
         kept = "inputs and attention outputs" if selective else "inputs"
         applied.append(f"recompute every layer, {kept} on {'host' if on_host else 'device'}")
     return AppliedPlan(adapted, kernel, applied)
+
+
+def _refuse_host_stores(on_host: bool, device: torch.device) -> None:
+    if on_host and device.type != "cuda":
+        problem = "plan.execution places activations on HOST, but the device is the host"
+        raise EngineError(BAD_MODEL, problem, "plan for this machine's profile")
+
+
+def _described(settings: StreamingSettings) -> str:
+    """Chunks and what is kept where, for people."""
+    stores = [("layer inputs", settings.layer_inputs_on_host)]
+    if settings.keeps_attention_outputs:
+        stores.append(("attention outputs", settings.attention_outputs_on_host))
+    stores.append(("hidden gradients", settings.hidden_gradients_on_host))
+    places = [f"{name} on {'host' if on_host else 'device'}" for name, on_host in stores]
+    return f"chunks of {settings.chunk_tokens:,} tokens, {', '.join(places)}"
 
 
 def _move_to(model: Any, device: torch.device) -> None:

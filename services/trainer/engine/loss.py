@@ -83,7 +83,9 @@ class _TiledCrossEntropy(torch.autograd.Function):
         for begin in range(0, row_count, tile_rows):
             rows = slice(begin, begin + tile_rows)
             tile_gradient = None if gradient_re is None else gradient_re[rows]
-            total += _tile(hidden_re[rows], targets_r[rows], head, row_count, tile_gradient)
+            total += cross_entropy_tile(
+                hidden_re[rows], targets_r[rows], head, row_count, tile_gradient
+            )
         if gradient_re is not None:
             ctx.save_for_backward(gradient_re)
         return total / row_count
@@ -94,7 +96,7 @@ class _TiledCrossEntropy(torch.autograd.Function):
         return gradient_re * gradients[0].to(gradient_re.dtype), None, None, None
 
 
-def _tile(
+def cross_entropy_tile(
     hidden_te: torch.Tensor,
     targets_t: torch.Tensor,
     head: OutputHead,

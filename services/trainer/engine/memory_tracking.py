@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -64,9 +66,24 @@ class CudaTracker:
         return torch.cuda.max_memory_allocated(self._device)
 
 
+_host_placed = False
+
+
+@contextmanager
+def counted_as_host() -> Iterator[None]:
+    """Storages made inside stand for host memory beside a device, also where the CPU plays it."""
+    global _host_placed
+    before, _host_placed = _host_placed, True
+    try:
+        yield
+    finally:
+        _host_placed = before
+
+
 class StorageTracker(TorchDispatchMode):
     """Bytes of CPU storages made by operations inside the mode, until they are freed.
 
+    Those made under `counted_as_host` are counted apart, in `host_peak_bytes`.
     Workspaces inside a kernel are invisible to it, and so are tensors that no operation inside the
     mode has returned.
     """
@@ -75,6 +92,8 @@ class StorageTracker(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.current_bytes = 0
         self.peak_bytes = 0
+        self.host_peak_bytes = 0
+        self._host_bytes = 0
         self._known: set[int] = set()
 
     def reset_peak(self) -> None:
@@ -95,16 +114,23 @@ class StorageTracker(TorchDispatchMode):
         key = storage._cdata
         if key in self._known:
             return
-        size_bytes = storage.nbytes()
+        size_bytes, on_host = storage.nbytes(), _host_placed
         self._known.add(key)
+        self._add(size_bytes, on_host)
+        # Not at exit: the interpreter takes modules apart before it runs such finalizers.
+        weakref.finalize(storage, self._forget, key, size_bytes, on_host).atexit = False
+
+    def _add(self, size_bytes: int, on_host: bool) -> None:
+        if on_host:
+            self._host_bytes += size_bytes
+            self.host_peak_bytes = max(self.host_peak_bytes, self._host_bytes)
+            return
         self.current_bytes += size_bytes
         self.peak_bytes = max(self.peak_bytes, self.current_bytes)
-        # Not at exit: the interpreter takes modules apart before it runs such finalizers.
-        weakref.finalize(storage, self._forget, key, size_bytes).atexit = False
 
-    def _forget(self, key: int, size_bytes: int) -> None:
+    def _forget(self, key: int, size_bytes: int, on_host: bool) -> None:
         self._known.discard(key)
-        self.current_bytes -= size_bytes
+        self._add(-size_bytes, on_host)
 
 
 def host_peak_bytes() -> int:

@@ -23,7 +23,7 @@ def attention_kernel_in_use(model: Any, planned: str) -> str:
     """
     try:
         with torch.no_grad(), attention_kernel(planned), AttentionRecorder() as recorder:
-            last_hidden_states(model, _probe_tokens(model))
+            last_hidden_states(model, probe_tokens(model))
     except RuntimeError as error:
         problem = f"{planned or 'no fused attention kernel'} cannot run this model here ({error})"
         raise EngineError(BAD_MODEL, problem, "run the profiler again and plan anew") from error
@@ -41,7 +41,7 @@ def attention_kernel_in_use(model: Any, planned: str) -> str:
 
 def check_logits(model: Any, kernel: str) -> None:
     """Raises `EngineError` (BAD_MODEL) unless `OutputHead` gives the model's own logits."""
-    token_ids = _probe_tokens(model)
+    token_ids = probe_tokens(model)
     head = OutputHead.of(model)
     with torch.no_grad(), attention_kernel(kernel):
         expected = model(input_ids=token_ids, use_cache=False).logits.float()
@@ -54,7 +54,8 @@ def check_logits(model: Any, kernel: str) -> None:
         raise EngineError(BAD_MODEL, f"{problem} (off by {difference:.2g})", "choose another model")
 
 
-def _probe_tokens(model: Any) -> torch.Tensor:
+def probe_tokens(model: Any) -> torch.Tensor:
+    """A few token ids on the model's device, (1, S)."""
     vocabulary = model.config.get_text_config().vocab_size
     tokens: torch.Tensor = torch.arange(PROBE_TOKENS, device=model.device) % vocabulary
     return tokens[None]

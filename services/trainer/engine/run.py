@@ -33,6 +33,8 @@ from services.trainer.engine.training import Stepper, evaluate, initial_loss_sca
 from services.trainer.jobs.corpus import find_source_files
 
 SKIPPED_FILES_SHOWN = 20
+# Where executors get their windows: they move what they need.
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,6 @@ class Loaded:
     model: Any  # with adapters (PEFT)
     executor: Executor
     tracker: MemoryTracker
-    device: torch.device
 
 
 def execute(run: Run, *, resume: bool) -> None:
@@ -112,6 +113,7 @@ def _load_model(run: Run, location: str, device: torch.device) -> Loaded:
     tracker = memory_tracker(device)
     with tracker:
         applied = apply_plan(model, plan, device, run.specification.training.seed)
+        executor = make_executor(model, plan)
     event = trainer_pb2.ModelLoaded(
         parameter_count=parameter_count,
         trainable_parameter_count=sum(p.numel() for p in trainable_parameters(applied.model)),
@@ -122,7 +124,7 @@ def _load_model(run: Run, location: str, device: torch.device) -> Loaded:
         applied=applied.steps,
     )
     run.events.emit(model_loaded=event)
-    return Loaded(applied.model, make_executor(model, plan), tracker, device)
+    return Loaded(applied.model, executor, tracker)
 
 
 def _train(run: Run, loaded: Loaded, dataset: Dataset, checkpoints: CheckpointStore) -> None:
@@ -137,7 +139,7 @@ def _train(run: Run, loaded: Loaded, dataset: Dataset, checkpoints: CheckpointSt
     else:
         _evaluate(run, loaded, dataset, step=0)
     stepper = Stepper(
-        loaded.executor, optimizer, parameters, dataset.training, training, loaded.device,
+        loaded.executor, optimizer, parameters, dataset.training, training, _HOST,
         position.loss_scale,
     )  # fmt: skip
     run.events.phase("train")
@@ -191,7 +193,7 @@ def _evaluate(run: Run, loaded: Loaded, dataset: Dataset, *, step: int) -> None:
     if not windows:
         return
     run.events.phase("evaluate")
-    loss = evaluate(loaded.executor, windows, loaded.device)
+    loss = evaluate(loaded.executor, windows, _HOST)
     evaluated = trainer_pb2.Evaluated(
         before_training=step == 0, loss=loss, window_count=len(windows), step=step
     )

@@ -8,14 +8,20 @@ import torch
 
 from elite.planner.v1 import planner_pb2
 from services.trainer.engine.executors.resident import ResidentExecutor
+from services.trainer.engine.executors.streaming import StreamingExecutor
 from services.trainer.engine.failures import INTERNAL, EngineError
+from services.trainer.engine.streaming.settings import StreamingSettings
 
 
 class Executor(Protocol):
-    """Runs windows through the model. B is 1: one window at a time."""
+    """Runs windows through the model. B is 1: one window at a time; its ids are on the host."""
 
     def step(self, window_bs: torch.Tensor, gradient_scale: float) -> float:
         """Loss of a window; adds `gradient_scale` times its gradient to the adapters' `.grad`."""
+        ...
+
+    def backward(self, window_bs: torch.Tensor, gradient_scale: float) -> torch.Tensor:
+        """The same, with the loss left on the device."""
         ...
 
     def evaluate(self, window_bs: torch.Tensor) -> float:
@@ -30,6 +36,8 @@ def make_executor(model: Any, plan: planner_pb2.Plan) -> Executor:
     """
     if plan.execution.executor == planner_pb2.EXECUTOR_RESIDENT:
         return ResidentExecutor(model, plan)
+    if plan.execution.executor == planner_pb2.EXECUTOR_STREAMING:
+        return StreamingExecutor(model, StreamingSettings.of(plan))
     raise EngineError(
         INTERNAL, f"plan.execution.executor is {plan.execution.executor}", "plan again"
     )

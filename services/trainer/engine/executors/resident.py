@@ -44,6 +44,7 @@ class ResidentExecutor:
             return float(self._loss(window_bs))
 
     def _loss(self, window_bs: torch.Tensor) -> torch.Tensor:
+        window_bs = window_bs.to(self._head.weight_ve.device)
         hidden_bse = last_hidden_states(self._model, window_bs)
         # The token at position p is predicted at p - 1.
         hidden_re = hidden_bse[0, -self._target_tokens - 1 : -1]

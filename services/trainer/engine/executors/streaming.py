@@ -1,0 +1,259 @@
+"""The streaming executor: layer by layer, chunk by chunk, with exact gradients.
+
+The device holds the keys and values of one layer and works on one chunk; everything else that
+grows with the window waits in stores. Forward takes chunks in order, each attending to all before
+it. Backward takes layers and chunks in reverse: a layer's keys are made again for the whole window,
+then each chunk is run again under autograd. Its attention adds to the gradients of earlier keys, so
+that a chunk's own are complete when its turn comes.
+
+Shapes: B batch, S tokens of the window, C tokens of a chunk, E hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from services.trainer.engine.failures import INTERNAL, EngineError
+from services.trainer.engine.loss import OutputHead
+from services.trainer.engine.streaming.adapter_gradients import AdapterGradients
+from services.trainer.engine.streaming.anatomy import examine
+from services.trainer.engine.streaming.attention_calls import (
+    STREAMING_ATTENTION,
+    attention,
+    register_streaming_attention,
+)
+from services.trainer.engine.streaming.block_attention import KeysAndValues
+from services.trainer.engine.streaming.chunks import Chunk, chunks_of
+from services.trainer.engine.streaming.kernels import choose_kernel
+from services.trainer.engine.streaming.layer_attention import (
+    ChunkAttention,
+    Forward,
+    KeysOnly,
+    KeysReady,
+    Replay,
+)
+from services.trainer.engine.streaming.model_parts import (
+    LayerCall,
+    ModelParts,
+    frequencies_of_window,
+)
+from services.trainer.engine.streaming.settings import StreamingSettings
+from services.trainer.engine.streaming.target_loss import TargetLoss
+from services.trainer.engine.streaming.workspace import Workspace
+
+
+class StreamingExecutor:
+    """Allocates everything that grows with the window when it is made; steps reuse it."""
+
+    def __init__(self, model: Any, settings: StreamingSettings) -> None:
+        """`model` is the Hugging Face model with its adapters inside.
+
+        Raises `EngineError` (BAD_MODEL) for a model or kernel that cannot do it exactly.
+        """
+        register_streaming_attention()
+        model.set_attn_implementation(STREAMING_ATTENTION)
+        head = OutputHead.of(model)
+        self._model, self._settings, self._device = model, settings, head.weight_ve.device
+        self._parts = ModelParts(model)
+        self._anatomy = examine(model, self._parts, self._device)
+        self._kernel = choose_kernel(settings.attention_kernel, self._anatomy.heads)
+        self._loss = TargetLoss(self._parts, head, settings.target_tokens, settings.loss_tile_rows)
+        self._workspace = Workspace(self._anatomy, settings, self._device)
+
+    @property
+    def attention_kernel(self) -> str:
+        """Name of the kernel that every layer's attention runs on."""
+        return self._kernel.name
+
+    def step(self, window_bs: torch.Tensor, gradient_scale: float) -> float:
+        """Loss of a window; adds `gradient_scale` times its gradient to the adapters' `.grad`."""
+        return float(self.backward(window_bs, gradient_scale))
+
+    def backward(self, window_bs: torch.Tensor, gradient_scale: float) -> torch.Tensor:
+        """The same, with the loss left on the device."""
+        window = self._window(window_bs)
+        with frequencies_of_window(self._model, window.tokens, self._device):
+            self._forward(window, is_training=True)
+            loss = self._mean_loss(window, gradient_scale)
+            for layer in reversed(range(window.layers)):
+                self._backward_layer(window, layer)
+        return loss
+
+    def evaluate(self, window_bs: torch.Tensor) -> float:
+        """Loss of a window, without gradients."""
+        window = self._window(window_bs)
+        with frequencies_of_window(self._model, window.tokens, self._device):
+            self._forward(window, is_training=False)
+            return float(self._mean_loss(window, gradient_scale=None))
+
+    @torch.no_grad()
+    def last_hidden_states(self, window_bs: torch.Tensor) -> torch.Tensor:
+        """Hidden states after the final norm, (B, S, E), of a window whose every row is needed."""
+        window = self._window(window_bs)
+        with frequencies_of_window(self._model, window.tokens, self._device):
+            self._forward(window, is_training=False)
+            finished = []
+            for chunk in window.chunks:
+                (hidden_bce,) = self._workspace.hidden.read(chunk.index, chunk.length)
+                token_ids_bc = window_bs[:, chunk.begin : chunk.end].to(self._device)
+                finished.append(self._parts.finish(hidden_bce, token_ids_bc, chunk.begin))
+        return torch.cat(finished, dim=1)
+
+    def _window(self, window_bs: torch.Tensor) -> _Window:
+        tokens, planned = window_bs.shape[1], self._settings.tokens
+        if len(window_bs) != self._settings.batch_size or tokens > planned:
+            expected = f"({self._settings.batch_size}, {planned})"
+            problem = f"a batch of {tuple(window_bs.shape)} tokens; the plan is for {expected}"
+            raise EngineError(INTERNAL, problem, "plan for this window")
+        chunks = chunks_of(tokens, self._settings.chunk_tokens)
+        keys = self._workspace.key_memory.view(tokens)
+        with_targets = {c.index for c in chunks if self._loss.rows(c, tokens)}
+        return _Window(window_bs, chunks, with_targets, keys, len(self._parts.layers))
+
+    # Forward
+
+    @torch.no_grad()
+    def _forward(self, window: _Window, *, is_training: bool) -> None:
+        """Leaves the last layer's output in `hidden`, for chunks that have targets."""
+        for layer in range(window.layers):
+            for chunk in window.chunks:
+                self._forward_chunk(window, layer, chunk, is_training=is_training)
+
+    def _forward_chunk(
+        self, window: _Window, layer: int, chunk: Chunk, *, is_training: bool
+    ) -> None:
+        workspace, is_last = self._workspace, layer == window.layers - 1
+        # Without backward no layer's input is needed twice: one layer's pages do for all.
+        page, next_page = (
+            workspace.page(one if is_training else 0, chunk) for one in (layer, layer + 1)
+        )
+        call = self._call(window, layer, chunk)
+        if layer == 0:
+            hidden_bce = call.embeddings_bce
+            workspace.layer_inputs.write(page, chunk.length, [hidden_bce])
+        else:
+            following = page + 1 if chunk.index < len(window.chunks) - 1 else None
+            (hidden_bce,) = workspace.layer_inputs.read(page, chunk.length, following)
+        at = self._place(window, chunk)
+        if not window.has_output(layer, chunk):
+            self._keys_only(layer, hidden_bce, call, at)
+            return
+        forward = Forward(at)
+        with attention(forward):
+            output_bce = self._parts.run(layer, hidden_bce, call)
+        if is_training and forward.attended is not None:
+            workspace.write_attended(page, chunk, forward.attended)
+        if is_last:
+            workspace.hidden.write(chunk.index, chunk.length, [output_bce])
+        else:
+            workspace.layer_inputs.write(next_page, chunk.length, [output_bce])
+
+    def _keys_only(
+        self, layer: int, hidden_bce: torch.Tensor, call: LayerCall, at: ChunkAttention
+    ) -> tuple[torch.Tensor, ...]:
+        """Runs a layer up to its attention; the chunk's keys and values, as autograd has them."""
+        try:
+            with attention(KeysOnly(at)):
+                self._parts.run(layer, hidden_bce, call)
+        except KeysReady as ready:
+            return ready.tensors
+        raise EngineError(INTERNAL, f"layer {layer} did not attend")
+
+    # Loss
+
+    def _mean_loss(self, window: _Window, gradient_scale: float | None) -> torch.Tensor:
+        """The loss; in `hidden`, its gradient takes the place of the last layer's output."""
+        total = torch.zeros((), dtype=torch.float32, device=self._device)
+        with_targets = [c for c in window.chunks if c.index in window.with_targets]
+        for chunk in reversed(with_targets):
+            hidden = self._workspace.hidden.read(chunk.index, chunk.length)
+            total += self._loss.of_chunk(hidden[0], window.token_ids_bs, chunk, gradient_scale)
+            if gradient_scale is not None:
+                self._workspace.hidden.write(chunk.index, chunk.length, hidden)
+        return total
+
+    # Backward
+
+    def _backward_layer(self, window: _Window, layer: int) -> None:
+        adapters = AdapterGradients(self._anatomy.adapters[layer])
+        window.keys.key_gradient_bsgd.zero_()
+        window.keys.value_gradient_bsgd.zero_()
+        # The last layer's keys are still there from forward, a last chunk's own come with its run.
+        if layer < window.layers - 1:
+            for chunk in window.chunks[:-1]:
+                self._make_keys_again(window, layer, chunk)
+        for chunk in reversed(window.chunks):
+            self._backward_chunk(window, layer, chunk, adapters)
+        adapters.store()
+
+    @torch.no_grad()
+    def _make_keys_again(self, window: _Window, layer: int, chunk: Chunk) -> None:
+        page = self._workspace.page(layer, chunk)
+        (hidden_bce,) = self._workspace.layer_inputs.read(page, chunk.length, page + 1)
+        call = self._call(window, layer, chunk)
+        self._keys_only(layer, hidden_bce, call, self._place(window, chunk))
+
+    def _backward_chunk(
+        self, window: _Window, layer: int, chunk: Chunk, adapters: AdapterGradients
+    ) -> None:
+        """Gradient of the layer's input from that of its output, both in `hidden`."""
+        page = self._workspace.page(layer, chunk)
+        following = page - 1 if chunk.index else None
+        (input_bce,) = self._workspace.layer_inputs.read(page, chunk.length, following)
+        # Nothing below the first layer is trained.
+        leaves = [input_bce.detach().requires_grad_()] if layer else []
+        hidden_bce = leaves[0] if leaves else input_bce
+        outputs, gradients = self._run_again(window, layer, chunk, hidden_bce)
+        wanted = [*leaves, *self._anatomy.adapters[layer]]
+        found = torch.autograd.grad(outputs, wanted, gradients, allow_unused=True)
+        adapters.add(found[len(leaves) :])
+        if leaves:
+            self._workspace.hidden.write(chunk.index, chunk.length, found[:1])
+
+    def _run_again(
+        self, window: _Window, layer: int, chunk: Chunk, hidden_bce: torch.Tensor
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """What autograd starts from: the chunk's outputs of the layer, and their gradients."""
+        workspace, at = self._workspace, self._place(window, chunk)
+        call = self._call(window, layer, chunk)
+        if not window.has_output(layer, chunk):
+            keys_and_values = self._keys_only(layer, hidden_bce, call, at)
+            return keys_and_values, at.key_gradients(hidden_bce.dtype)
+        page = workspace.page(layer, chunk)
+        following = page - 1 if chunk.index else None
+        stored = workspace.read_attended(page, chunk, following)
+        with attention(Replay(at, stored)):
+            output_bce = self._parts.run(layer, hidden_bce, call)
+        before = (chunk.index - 1) % len(window.chunks)
+        (gradient_bce,) = workspace.hidden.read(chunk.index, chunk.length, before)
+        return (output_bce,), (gradient_bce,)
+
+    def _call(self, window: _Window, layer: int, chunk: Chunk) -> LayerCall:
+        token_ids_bc = window.token_ids_bs[:, chunk.begin : chunk.end].to(self._device)
+        return self._parts.call_of(layer, token_ids_bc, chunk.begin)
+
+    def _place(self, window: _Window, chunk: Chunk) -> ChunkAttention:
+        return ChunkAttention(self._kernel, window.keys, chunk, self._settings.chunk_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """One window on its way through the layers. Token ids stay where they came from."""
+
+    token_ids_bs: torch.Tensor
+    chunks: list[Chunk]
+    with_targets: set[int]
+    keys: KeysAndValues
+    layers: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the window."""
+        return self.token_ids_bs.shape[1]
+
+    def has_output(self, layer: int, chunk: Chunk) -> bool:
+        """Whether anything depends on this output: the loss needs few of the last layer's."""
+        return layer < self.layers - 1 or chunk.index in self.with_targets

@@ -1,0 +1,74 @@
+"""What the streaming executor has to know about a model, found by running two tokens through it.
+
+Shapes: B batch, C tokens, H query heads, G KV heads, D head dim, E hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from services.trainer.engine.adapters import trainable_parameters
+from services.trainer.engine.failures import BAD_MODEL, EngineError
+from services.trainer.engine.streaming.attention_calls import attention
+from services.trainer.engine.streaming.kernels import Heads
+from services.trainer.engine.streaming.model_parts import ModelParts
+
+_PROBE_TOKENS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """Heads of attention, adapters of every layer, and the residual stream."""
+
+    heads: Heads
+    adapters: list[list[torch.nn.Parameter]]
+    hidden_size: int
+    dtype: torch.dtype
+
+
+@dataclass
+class _HeadRecorder:
+    """Attention that notes what it is called with and returns the query."""
+
+    heads: list[Heads] = field(default_factory=list)
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+        window: int | None, scale: float,  # noqa: ARG002
+    ) -> torch.Tensor:  # fmt: skip
+        """The query, for want of anything better."""
+        if not query.dtype == key.dtype == value.dtype:
+            raise _refused("has queries, keys and values of different dtypes")
+        _, query_heads, _, head_dim = query.shape
+        heads = Heads(query.device, query.dtype, query_heads, key.shape[1], head_dim)
+        self.heads.append(heads)
+        return query.transpose(1, 2)
+
+
+def examine(model: Any, parts: ModelParts, device: torch.device) -> Anatomy:
+    """Raises `EngineError` (BAD_MODEL) for a model that cannot be run in parts."""
+    config = model.config.get_text_config()
+    if getattr(config, "output_router_logits", False):
+        raise _refused("adds a router loss (output_router_logits)")
+    token_ids = torch.zeros((1, _PROBE_TOKENS), dtype=torch.int64, device=device)
+    recorder = _HeadRecorder()
+    with torch.no_grad(), attention(recorder):
+        parts.whole(token_ids)
+    if len(recorder.heads) != len(parts.layers):
+        calls = f"{len(recorder.heads)} attention calls in {len(parts.layers)} layers"
+        raise _refused(f"makes {calls}")
+    if len(set(recorder.heads)) != 1:
+        raise _refused("has layers with different attention heads")
+    embeddings = parts.call_of(0, token_ids, begin=0).embeddings_bce
+    adapters = [trainable_parameters(layer) for layer in parts.layers]
+    if sum(map(len, adapters)) != len(trainable_parameters(model)):
+        raise _refused("has adapters outside its decoder layers")
+    return Anatomy(recorder.heads[0], adapters, embeddings.shape[-1], embeddings.dtype)
+
+
+def _refused(problem: str) -> EngineError:
+    fix = "choose another model, or a plan with the resident executor"
+    return EngineError(BAD_MODEL, f"the model {problem}: the streaming executor cannot run it", fix)

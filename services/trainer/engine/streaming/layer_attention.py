@@ -1,0 +1,173 @@
+"""One layer's attention, chunk by chunk: what a call does in each part of a step.
+
+Shapes: B batch, C tokens of a chunk, S tokens of the window, H query heads, G KV heads, D head dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from services.trainer.engine.streaming.block_attention import (
+    Attended,
+    KeysAndValues,
+    attend,
+    attend_backward,
+)
+from services.trainer.engine.streaming.blocks import Block, causal_blocks
+from services.trainer.engine.streaming.chunks import Chunk
+from services.trainer.engine.streaming.kernels import Heads, Kernel
+
+# Kernels count elements in 32 bits.
+_MOST_ELEMENTS = 2**31 - 1
+
+
+class KeyValueMemory:
+    """Keys, values and their fp32 gradients of one layer at a time: 4 tensors, made once.
+
+    Bytes: B * S * G * D * 2 * (bytes of the compute dtype + 4).
+    """
+
+    def __init__(self, heads: Heads, batch: int, tokens: int) -> None:
+        self._shape = (batch, heads.key_value_heads, heads.head_dim)
+        elements = tokens * math.prod(self._shape)
+        self._flat = [
+            torch.empty(elements, dtype=dtype, device=heads.device)
+            for dtype in (heads.dtype, heads.dtype, torch.float32, torch.float32)
+        ]
+
+    def view(self, tokens: int) -> KeysAndValues:
+        """The memory for a window of so many tokens."""
+        batch, heads, head_dim = self._shape
+        count = tokens * math.prod(self._shape)
+        shape = (batch, tokens, heads, head_dim)
+        return KeysAndValues(*(flat[:count].view(shape) for flat in self._flat))
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkAttention:
+    """A chunk's place in its layer."""
+
+    kernel: Kernel
+    keys: KeysAndValues
+    chunk: Chunk
+    # Most keys of one block in backward, whose gradients take memory.
+    longest: int
+
+    def write(self, key_bgcd: torch.Tensor, value_bgcd: torch.Tensor) -> None:
+        """Puts the chunk's keys and values where later chunks find them."""
+        tokens = slice(self.chunk.begin, self.chunk.end)
+        self.keys.key_bsgd[:, tokens].copy_(key_bgcd.transpose(1, 2))
+        self.keys.value_bsgd[:, tokens].copy_(value_bgcd.transpose(1, 2))
+
+    def attend(self, query_bhcd: torch.Tensor, window: int | None, scale: float) -> Attended:
+        """Attention over everything written so far."""
+        batch, _, kv_heads, head_dim = self.keys.key_bsgd.shape
+        longest = _MOST_ELEMENTS // (batch * kv_heads * head_dim)
+        if self.kernel.repeats_heads:
+            longest = self.longest
+        blocks = self._blocks(window, longest)
+        return attend(self.kernel, query_bhcd, self.keys, blocks, self.chunk.begin, scale)
+
+    def attend_backward(
+        self, gradient_bchd: torch.Tensor, query_bhcd: torch.Tensor, attended: Attended,
+        window: int | None, scale: float,
+    ) -> torch.Tensor:  # fmt: skip
+        """Gradient of the queries; those of keys and values go into `keys`."""
+        blocks = self._blocks(window, self.longest)
+        return attend_backward(
+            self.kernel, gradient_bchd, query_bhcd, attended, self.keys, blocks,
+            self.chunk.begin, scale,
+        )  # fmt: skip
+
+    def key_gradients(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of the chunk's keys and values, (B, G, C, D), after all later chunks."""
+        tokens = slice(self.chunk.begin, self.chunk.end)
+        gradients = (self.keys.key_gradient_bsgd, self.keys.value_gradient_bsgd)
+        dk, dv = (g[:, tokens].to(dtype).transpose(1, 2) for g in gradients)
+        return dk, dv
+
+    def _blocks(self, window: int | None, longest: int) -> list[Block]:
+        return list(causal_blocks(self.chunk.begin, self.chunk.end, window, longest))
+
+
+class KeysReady(Exception):  # noqa: N818 - a way out of the layer, not an error
+    """The layer has made the chunk's keys and values, and nothing else of it is wanted."""
+
+    def __init__(self, key_bgcd: torch.Tensor, value_bgcd: torch.Tensor) -> None:
+        super().__init__()
+        self.tensors = (key_bgcd, value_bgcd)
+
+
+@dataclass(frozen=True, slots=True)
+class KeysOnly:
+    """Writes keys and values, and leaves the layer with `KeysReady`."""
+
+    at: ChunkAttention
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,  # noqa: ARG002
+        window: int | None, scale: float,  # noqa: ARG002
+    ) -> torch.Tensor:  # fmt: skip
+        """Raises `KeysReady`."""
+        self.at.write(key.detach(), value.detach())
+        raise KeysReady(key, value)
+
+
+@dataclass(slots=True)
+class Forward:
+    """Attends, without gradients; what it found is left in `attended`."""
+
+    at: ChunkAttention
+    attended: Attended | None = None
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+        window: int | None, scale: float,
+    ) -> torch.Tensor:  # fmt: skip
+        """The output, (B, C, H, D)."""
+        self.at.write(key, value)
+        self.attended = self.at.attend(query, window, scale)
+        return self.attended.output_bchd
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Attends under autograd; `stored` is what forward found, or None to find it again."""
+
+    at: ChunkAttention
+    stored: Attended | None
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+        window: int | None, scale: float,
+    ) -> torch.Tensor:  # fmt: skip
+        """The output, (B, C, H, D)."""
+        apply: Callable[..., torch.Tensor] = _ReplayedAttention.apply
+        return apply(query, key, value, self, window, scale)
+
+
+class _ReplayedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+        replay: Replay, window: int | None, scale: float,
+    ) -> torch.Tensor:  # fmt: skip
+        replay.at.write(key, value)
+        attended = replay.stored or replay.at.attend(query, window, scale)
+        ctx.save_for_backward(query, attended.output_bchd, attended.lse_bhc)
+        ctx.at, ctx.window, ctx.scale = replay.at, window, scale
+        return attended.output_bchd
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, output, lse = ctx.saved_tensors
+        at: ChunkAttention = ctx.at
+        attended = Attended(output, lse)
+        dq = at.attend_backward(gradients[0], query, attended, ctx.window, ctx.scale)
+        dk, dv = at.key_gradients(query.dtype)
+        return dq, dk, dv, None, None, None

@@ -1,0 +1,178 @@
+"""A Hugging Face model taken apart without knowing its family.
+
+The model's own forward runs with its decoder layers replaced by recorders that pass their input
+on. It makes what each layer is called with for a chunk (position embeddings, mask, keyword
+arguments) and, when the last recorder passes other hidden states on, applies the final norm.
+
+Shapes: B batch, C tokens of a chunk, E hidden.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from services.trainer.engine.decoder import backbone, decoder_layers
+from services.trainer.engine.failures import BAD_MODEL, EngineError
+
+_ORIGINAL = "original_forward"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """What a layer is called with beside the hidden states; and what layer 0 gets for them."""
+
+    embeddings_bce: torch.Tensor
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+
+@dataclass
+class _Recording:
+    """One pass of the model's forward over recorders."""
+
+    wanted: int
+    # What the last layer seems to return; None: its input.
+    substitute_bce: torch.Tensor | None = None
+    call: LayerCall | None = None
+    visited: int = 0
+    passed_bce: torch.Tensor | None = None
+
+
+@dataclass
+class ModelParts:
+    """The layers, and the model around them. Changes the layers' `forward` for good."""
+
+    model: Any
+    layers: list[nn.Module] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.layers = list(decoder_layers(self.model))
+        self._recording: _Recording | None = None
+        self._returns_tuple = [False] * len(self.layers)
+        for index, layer in enumerate(self.layers):
+            # Another executor may have taken the same model apart before.
+            forward = getattr(layer.forward, _ORIGINAL, layer.forward)
+            layer.forward = self._recordable(index, forward)
+
+    def call_of(self, layer: int, token_ids_bc: torch.Tensor, begin: int) -> LayerCall:
+        """What the model would call a layer with, for a chunk that begins at token `begin`."""
+        recording = _Recording(wanted=layer)
+        with torch.no_grad():
+            self._pass(recording, token_ids_bc, begin)
+        assert recording.call is not None  # every layer was visited
+        return recording.call
+
+    def run(self, layer: int, hidden_bce: torch.Tensor, call: LayerCall) -> torch.Tensor:
+        """The layer's output, (B, C, E)."""
+        output = self.layers[layer](hidden_bce, *call.arguments, **call.keywords)
+        result: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return result
+
+    def finish(
+        self, hidden_bce: torch.Tensor, token_ids_bc: torch.Tensor, begin: int
+    ) -> torch.Tensor:
+        """What the model makes of the last layer's output before its head: the final norm."""
+        last = len(self.layers) - 1
+        return self._pass(_Recording(last, substitute_bce=hidden_bce), token_ids_bc, begin)
+
+    def whole(self, token_ids_bs: torch.Tensor) -> torch.Tensor:
+        """The model's own forward, nothing recorded: hidden states after the final norm."""
+        return self._forward(token_ids_bs, 0)
+
+    def _pass(self, recording: _Recording, token_ids_bc: torch.Tensor, begin: int) -> torch.Tensor:
+        self._recording = recording
+        try:
+            hidden = self._forward(token_ids_bc, begin)
+        finally:
+            self._recording = None
+        if recording.visited != len(self.layers):
+            raise self._refused(f"called {recording.visited} of its {len(self.layers)} layers")
+        return hidden
+
+    def _forward(self, token_ids_bc: torch.Tensor, begin: int) -> torch.Tensor:
+        length, device = token_ids_bc.shape[1], token_ids_bc.device
+        positions = torch.arange(begin, begin + length, device=device)[None]
+        # An explicit mask of ones keeps transformers from looking for packed sequences, which
+        # would have to wait for the device.
+        hidden: torch.Tensor = backbone(self.model)(
+            input_ids=token_ids_bc, attention_mask=torch.ones_like(token_ids_bc),
+            position_ids=positions, use_cache=False,
+        )[0]  # fmt: skip
+        return hidden
+
+    def _recordable(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(forward)
+        def recordable(*arguments: Any, **keywords: Any) -> Any:
+            if self._recording is None:
+                result = forward(*arguments, **keywords)
+                self._returns_tuple[index] = isinstance(result, tuple)
+                return result
+            passed = self._record(self._recording, index, arguments, keywords)
+            return (passed,) if self._returns_tuple[index] else passed
+
+        setattr(recordable, _ORIGINAL, forward)
+        return recordable
+
+    def _record(
+        self, recording: _Recording, index: int, arguments: Any, keywords: dict[str, Any]
+    ) -> torch.Tensor:
+        """Notes the call if it is the wanted one; returns what seems to be the layer's output."""
+        if not arguments:
+            raise self._refused("gives its layers no hidden states first")
+        hidden, *others = arguments
+        expected = recording.passed_bce
+        if index != recording.visited or (expected is not None and hidden is not expected):
+            raise self._refused(f"does something of its own before layer {index}")
+        recording.visited += 1
+        if index == recording.wanted:
+            recording.call = LayerCall(hidden, tuple(others), keywords)
+        is_last = index == len(self.layers) - 1
+        passed = recording.substitute_bce if is_last else None
+        recording.passed_bce = hidden if passed is None else passed
+        return recording.passed_bce
+
+    def _refused(self, problem: str) -> EngineError:
+        name = self.model.config.model_type
+        fix = "choose another model, or a plan with the resident executor"
+        return EngineError(
+            BAD_MODEL, f"{name} {problem}: the streaming executor cannot run it", fix
+        )
+
+
+# Kinds of rotary frequencies that transformers changes with the length of what it is given.
+_CHANGING = ("dynamic", "longrope")
+_FIXED = "as set"
+
+
+@contextmanager
+def frequencies_of_window(model: Any, tokens: int, device: torch.device) -> Iterator[None]:
+    """Inside, rotary frequencies are those for a window of so many tokens, whatever is passed.
+
+    A chunk alone would look like a shorter window.
+    """
+    changing = [module for module in backbone(model).modules() if _changes(module)]
+    kinds = [module.rope_type for module in changing]
+    last = torch.tensor([[tokens - 1]], device=device)
+    unused = torch.empty((), device=device)
+    for module, kind in zip(changing, kinds, strict=True):
+        for layer_type in kind if isinstance(kind, dict) else [None]:
+            module(unused, last, *([layer_type] if layer_type else []))
+        module.rope_type = dict.fromkeys(kind, _FIXED) if isinstance(kind, dict) else _FIXED
+    try:
+        yield
+    finally:
+        for module, kind in zip(changing, kinds, strict=True):
+            module.rope_type = kind
+
+
+def _changes(module: nn.Module) -> bool:
+    kind = getattr(module, "rope_type", None)
+    kinds = kind.values() if isinstance(kind, dict) else [kind]
+    return any(changing in str(one) for one in kinds for changing in _CHANGING)

@@ -1,0 +1,77 @@
+"""Loss of a chunk's target rows, and its gradient with respect to the last layer's output.
+
+Shapes: B batch, S tokens of the window, C tokens of a chunk, R rows of a tile, E hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from services.trainer.engine.loss import OutputHead, cross_entropy_tile
+from services.trainer.engine.streaming.chunks import Chunk
+from services.trainer.engine.streaming.model_parts import ModelParts
+
+
+@dataclass(frozen=True, slots=True)
+class TargetLoss:
+    """Final norm, head and cross-entropy, `tile_rows` rows at a time."""
+
+    parts: ModelParts
+    head: OutputHead
+    target_tokens: int
+    tile_rows: int
+
+    def rows(self, chunk: Chunk, tokens: int) -> range:
+        """Positions of the chunk whose next token is a target, in a window of so many tokens."""
+        first = tokens - self.target_tokens - 1
+        return range(max(chunk.begin, first), min(chunk.end, tokens - 1))
+
+    def of_chunk(
+        self, hidden_bce: torch.Tensor, window_bs: torch.Tensor, chunk: Chunk,
+        gradient_scale: float | None,
+    ) -> torch.Tensor:  # fmt: skip
+        """The chunk's share of the mean loss over all target tokens.
+
+        gradient_scale: hidden_bce becomes the gradient of the whole loss, times this; None: no
+        gradient is wanted.
+        """
+        rows = self.rows(chunk, window_bs.shape[1])
+        total = torch.zeros((), dtype=torch.float32, device=hidden_bce.device)
+        for tile in self._tiles(rows, window_bs.shape[0]):
+            own = slice(tile.start - chunk.begin, tile.stop - chunk.begin)
+            total += self._tile(hidden_bce[:, own], window_bs, tile, gradient_scale)
+        if gradient_scale is not None:
+            hidden_bce[:, : rows.start - chunk.begin].zero_()
+            hidden_bce[:, rows.stop - chunk.begin :].zero_()
+        return total
+
+    def _tiles(self, rows: range, batch: int) -> Iterator[range]:
+        step = max(1, self.tile_rows // batch)
+        for begin in range(rows.start, rows.stop, step):
+            yield range(begin, min(begin + step, rows.stop))
+
+    def _tile(
+        self, hidden_bre: torch.Tensor, window_bs: torch.Tensor, tile: range,
+        gradient_scale: float | None,
+    ) -> torch.Tensor:  # fmt: skip
+        """The tile's share of the loss; its rows become their gradient."""
+        device = hidden_bre.device
+        token_ids = window_bs[:, tile.start : tile.stop].to(device)
+        targets = window_bs[:, tile.start + 1 : tile.stop + 1].to(device).reshape(-1)
+        row_count = len(window_bs) * self.target_tokens
+        wants_gradient = gradient_scale is not None
+        with torch.set_grad_enabled(wants_gradient):
+            leaf = hidden_bre.detach().requires_grad_(wants_gradient)
+            normed_bre = self.parts.finish(leaf, token_ids, tile.start)
+        with torch.no_grad():
+            rows = normed_bre.detach().flatten(0, 1)
+            gradient = torch.empty_like(rows) if wants_gradient else None
+            loss = cross_entropy_tile(rows, targets, self.head, row_count, gradient)
+        if gradient is not None and gradient_scale is not None:
+            gradient.mul_(gradient_scale)
+            (found,) = torch.autograd.grad(normed_bre, leaf, gradient.view_as(normed_bre))
+            hidden_bre.copy_(found)
+        return loss / row_count
