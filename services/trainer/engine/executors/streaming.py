@@ -46,7 +46,10 @@ from services.trainer.engine.streaming.workspace import Workspace
 
 
 class StreamingExecutor:
-    """Allocates everything that grows with the window when it is made; steps reuse it."""
+    """Allocates everything that grows with the window when it is made; steps reuse it.
+
+    A model belongs to the executor made for it last.
+    """
 
     def __init__(self, model: Any, settings: StreamingSettings) -> None:
         """`model` is the Hugging Face model with its adapters inside.
@@ -57,10 +60,10 @@ class StreamingExecutor:
         model.set_attn_implementation(STREAMING_ATTENTION)
         head = OutputHead.of(model)
         self._model, self._settings, self._device = model, settings, head.weight_ve.device
-        self._parts = ModelParts(model)
-        self._anatomy = examine(model, self._parts, self._device)
+        self.parts = ModelParts(model)
+        self._anatomy = examine(model, self.parts, self._device)
         self._kernel = choose_kernel(settings.attention_kernel, self._anatomy.heads)
-        self._loss = TargetLoss(self._parts, head, settings.target_tokens, settings.loss_tile_rows)
+        self._loss = TargetLoss(self.parts, head, settings.target_tokens, settings.loss_tile_rows)
         self._workspace = Workspace(self._anatomy, settings, self._device)
 
     @property
@@ -91,15 +94,16 @@ class StreamingExecutor:
 
     @torch.no_grad()
     def last_hidden_states(self, window_bs: torch.Tensor) -> torch.Tensor:
-        """Hidden states after the final norm, (B, S, E), of a window whose every row is needed."""
+        """Hidden states after the final norm, (B, S, E)."""
         window = self._window(window_bs)
+        window.with_targets.update(chunk.index for chunk in window.chunks)
         with frequencies_of_window(self._model, window.tokens, self._device):
             self._forward(window, is_training=False)
             finished = []
             for chunk in window.chunks:
                 (hidden_bce,) = self._workspace.hidden.read(chunk.index, chunk.length)
                 token_ids_bc = window_bs[:, chunk.begin : chunk.end].to(self._device)
-                finished.append(self._parts.finish(hidden_bce, token_ids_bc, chunk.begin))
+                finished.append(self.parts.finish(hidden_bce, token_ids_bc, chunk.begin))
         return torch.cat(finished, dim=1)
 
     def _window(self, window_bs: torch.Tensor) -> _Window:
@@ -111,7 +115,7 @@ class StreamingExecutor:
         chunks = chunks_of(tokens, self._settings.chunk_tokens)
         keys = self._workspace.key_memory.view(tokens)
         with_targets = {c.index for c in chunks if self._loss.rows(c, tokens)}
-        return _Window(window_bs, chunks, with_targets, keys, len(self._parts.layers))
+        return _Window(window_bs, chunks, with_targets, keys, len(self.parts.layers))
 
     # Forward
 
@@ -143,7 +147,7 @@ class StreamingExecutor:
             return
         forward = Forward(at)
         with attention(forward):
-            output_bce = self._parts.run(layer, hidden_bce, call)
+            output_bce = self.parts.run(layer, hidden_bce, call)
         if is_training and forward.attended is not None:
             workspace.write_attended(page, chunk, forward.attended)
         if is_last:
@@ -157,7 +161,7 @@ class StreamingExecutor:
         """Runs a layer up to its attention; the chunk's keys and values, as autograd has them."""
         try:
             with attention(KeysOnly(at)):
-                self._parts.run(layer, hidden_bce, call)
+                self.parts.run(layer, hidden_bce, call)
         except KeysReady as ready:
             return ready.tensors
         raise EngineError(INTERNAL, f"layer {layer} did not attend")
@@ -226,14 +230,14 @@ class StreamingExecutor:
         following = page - 1 if chunk.index else None
         stored = workspace.read_attended(page, chunk, following)
         with attention(Replay(at, stored)):
-            output_bce = self._parts.run(layer, hidden_bce, call)
+            output_bce = self.parts.run(layer, hidden_bce, call)
         before = (chunk.index - 1) % len(window.chunks)
         (gradient_bce,) = workspace.hidden.read(chunk.index, chunk.length, before)
         return (output_bce,), (gradient_bce,)
 
     def _call(self, window: _Window, layer: int, chunk: Chunk) -> LayerCall:
         token_ids_bc = window.token_ids_bs[:, chunk.begin : chunk.end].to(self._device)
-        return self._parts.call_of(layer, token_ids_bc, chunk.begin)
+        return self.parts.call_of(layer, token_ids_bc, chunk.begin)
 
     def _place(self, window: _Window, chunk: Chunk) -> ChunkAttention:
         return ChunkAttention(self._kernel, window.keys, chunk, self._settings.chunk_tokens)

@@ -30,7 +30,7 @@ class Anatomy:
 
 
 @dataclass
-class _HeadRecorder:
+class HeadRecorder:
     """Attention that notes what it is called with and returns the query."""
 
     heads: list[Heads] = field(default_factory=list)
@@ -54,9 +54,12 @@ def examine(model: Any, parts: ModelParts, device: torch.device) -> Anatomy:
     if getattr(config, "output_router_logits", False):
         raise _refused("adds a router loss (output_router_logits)")
     token_ids = torch.zeros((1, _PROBE_TOKENS), dtype=torch.int64, device=device)
-    recorder = _HeadRecorder()
-    with torch.no_grad(), attention(recorder):
-        parts.whole(token_ids)
+    recorder = HeadRecorder()
+    try:
+        with torch.no_grad(), attention(recorder):
+            parts.whole(token_ids)
+    except (AttributeError, TypeError) as error:  # it opens the mask, or takes no position ids
+        raise _refused(f"does not take masks or positions as given ({error})") from error
     if len(recorder.heads) != len(parts.layers):
         calls = f"{len(recorder.heads)} attention calls in {len(parts.layers)} layers"
         raise _refused(f"makes {calls}")

@@ -57,7 +57,7 @@ class ModelParts:
         self._recording: _Recording | None = None
         self._returns_tuple = [False] * len(self.layers)
         for index, layer in enumerate(self.layers):
-            # Another executor may have taken the same model apart before.
+            # The last to take a model apart has it; an earlier one's recorder goes.
             forward = getattr(layer.forward, _ORIGINAL, layer.forward)
             layer.forward = self._recordable(index, forward)
 

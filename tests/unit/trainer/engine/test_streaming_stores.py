@@ -1,0 +1,70 @@
+"""Stores give back what was put in, whatever the order of reads, writes and prefetches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.trainer.engine.memory_tracking import StorageTracker
+from services.trainer.engine.streaming import stores
+from services.trainer.engine.streaming.stores import Field, Pages, make_store
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+FIELDS = (
+    Field(lambda tokens: (2, tokens, 3), torch.bfloat16),
+    Field(lambda tokens: (2, 4, tokens), torch.float32),
+)
+TOKENS, COUNT = 5, 4
+OPERATIONS = st.lists(
+    st.tuples(st.booleans(), st.integers(0, COUNT - 1), st.none() | st.integers(0, COUNT - 1)),
+    max_size=30,
+)
+
+
+def tensors(value: int, tokens: int) -> list[torch.Tensor]:
+    return [torch.full(f.shape(tokens), value, dtype=f.dtype, device=DEVICE) for f in FIELDS]
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_whatever_the_order_a_page_holds_what_was_written_last(on_host: bool) -> None:
+    @settings(max_examples=80, deadline=None)
+    @given(OPERATIONS)
+    def run(operations: list[tuple[bool, int, int | None]]) -> None:
+        store = make_store(Pages(FIELDS, TOKENS, COUNT), DEVICE, on_host=on_host)
+        held = dict.fromkeys(range(COUNT), -1)
+        for page in held:
+            store.write(page, TOKENS, tensors(-1, TOKENS))
+        for number, (is_write, page, following) in enumerate(operations):
+            tokens = TOKENS - page % 2  # odd pages are ragged
+            if is_write:
+                store.write(page, tokens, tensors(number, tokens))
+                held[page] = number
+            elif held[page] >= 0:
+                found = store.read(page, tokens, following)
+                for ours, expected in zip(found, tensors(held[page], tokens), strict=True):
+                    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+    run()
+
+
+def test_pages_are_carved_from_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = Pages(FIELDS, TOKENS, COUNT)
+    monkeypatch.setattr(stores, "SLAB_BYTES", 3 * pages.page_bytes + 1)
+    store = make_store(pages, DEVICE, on_host=False)
+    for page in range(COUNT):
+        store.write(page, TOKENS, tensors(page, TOKENS))
+    for page in range(COUNT):
+        assert float(store.read(page, TOKENS)[1].mean()) == page
+
+
+def test_host_stores_are_counted_apart() -> None:
+    pages = Pages(FIELDS, TOKENS, COUNT)
+    cpu = torch.device("cpu")
+    with StorageTracker() as tracker:
+        store = make_store(pages, cpu, on_host=True)
+    assert tracker.host_peak_bytes == COUNT * pages.page_bytes
+    assert tracker.current_bytes == 3 * pages.page_bytes  # two to read, one to write
+    del store
+    assert tracker.current_bytes == 0
