@@ -15,8 +15,10 @@ from services.trainer.engine.models import DTYPES
 from services.trainer.engine.probe import attention_kernel_in_use, check_logits
 from services.trainer.engine.quantization import quantise_decoder_layers
 from services.trainer.engine.recomputation import recompute_in_backward
+from services.trainer.engine.streaming.codecs import EXACT
 from services.trainer.engine.streaming.self_check import check_streaming
 from services.trainer.engine.streaming.settings import StreamingSettings
+from services.trainer.engine.streaming.stores import Place
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def apply_plan(model: Any, plan: planner_pb2.Plan, device: torch.device, seed: i
     # 5. What is kept for backward. Last, because it wraps the layers' forward.
     if execution.executor == planner_pb2.EXECUTOR_STREAMING:
         settings = StreamingSettings.of(plan)
-        _refuse_host_stores(settings.uses_host, device)
+        _refuse_host_stores(Place.HOST in settings.stores.values(), device)
         kernel = check_streaming(model, settings)
         applied.append(f"streaming: {_described(settings)}, block attention on {kernel}")
     elif execution.checkpoint_policy != planner_pb2.CHECKPOINT_POLICY_NONE:
@@ -84,11 +86,11 @@ def _refuse_host_stores(on_host: bool, device: torch.device) -> None:
 
 def _described(settings: StreamingSettings) -> str:
     """Chunks and what is kept where, for people."""
-    stores = [("layer inputs", settings.layer_inputs_on_host)]
-    if settings.keeps_attention_outputs:
-        stores.append(("attention outputs", settings.attention_outputs_on_host))
-    stores.append(("hidden gradients", settings.hidden_gradients_on_host))
-    places = [f"{name} on {'host' if on_host else 'device'}" for name, on_host in stores]
+    codec, interval = settings.layer_input_codec.name, settings.layer_input_interval
+    extra = f" in {codec}" if settings.layer_input_codec is not EXACT else ""
+    extra += f" of every {interval} layers" if interval > 1 else ""
+    places = [f"{name} on {place.value}" for name, place in settings.stores.items()]
+    places[0] += extra
     return f"chunks of {settings.chunk_tokens:,} tokens, {', '.join(places)}"
 
 

@@ -10,6 +10,8 @@ from services.trainer.jobs.corpus import CorpusError
 
 BAD_DATA = trainer_pb2.FAILURE_CAUSE_BAD_DATA
 BAD_MODEL = trainer_pb2.FAILURE_CAUSE_BAD_MODEL
+DISK_CORRUPT = trainer_pb2.FAILURE_CAUSE_DISK_CORRUPT
+DISK_FULL = trainer_pb2.FAILURE_CAUSE_DISK_FULL
 DIVERGED = trainer_pb2.FAILURE_CAUSE_DIVERGED
 INTERNAL = trainer_pb2.FAILURE_CAUSE_INTERNAL
 
@@ -56,5 +58,5 @@ def _cause_of(error: BaseException) -> trainer_pb2.FailureCause:
         return trainer_pb2.FAILURE_CAUSE_HOST_OUT_OF_MEMORY
     is_disk_errno = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if is_disk_errno or any(part in text for part in _DISK_FULL_TEXTS):
-        return trainer_pb2.FAILURE_CAUSE_DISK_FULL
+        return DISK_FULL
     return INTERNAL

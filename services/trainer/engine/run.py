@@ -113,7 +113,7 @@ def _load_model(run: Run, location: str, device: torch.device) -> Loaded:
     tracker = memory_tracker(device)
     with tracker:
         applied = apply_plan(model, plan, device, run.specification.training.seed)
-        executor = make_executor(model, plan)
+        executor = make_executor(model, plan, run.run_directory)
     event = trainer_pb2.ModelLoaded(
         parameter_count=parameter_count,
         trainable_parameter_count=sum(p.numel() for p in trainable_parameters(applied.model)),
@@ -160,7 +160,7 @@ def _train(run: Run, loaded: Loaded, dataset: Dataset, checkpoints: CheckpointSt
 
 def _run_step(run: Run, loaded: Loaded, stepper: Stepper, step: int) -> None:
     specification = run.specification
-    started = time.perf_counter()
+    started, written_before = time.perf_counter(), loaded.executor.disk_written_bytes
     with loaded.tracker:
         loaded.tracker.reset_peak()
         result = stepper.run(step)
@@ -177,6 +177,7 @@ def _run_step(run: Run, loaded: Loaded, stepper: Stepper, step: int) -> None:
         measured_peak_bytes=loaded.tracker.peak_bytes,
         predicted_peak_bytes=_predicted_tensor_bytes(specification),
         host_peak_bytes=host_peak_bytes(),
+        disk_written_bytes=loaded.executor.disk_written_bytes - written_before,
     )
     run.events.emit(step_completed=completed)
 

@@ -532,18 +532,20 @@ class Store(_message.Message):
     def __init__(self, placement: _Optional[_Union[Placement, str]] = ..., codec: _Optional[_Union[Codec, str]] = ...) -> None: ...
 
 class Streaming(_message.Message):
-    __slots__ = ("chunk_tokens", "key_values", "attention_outputs", "hidden_gradients", "page_tokens")
+    __slots__ = ("chunk_tokens", "key_values", "attention_outputs", "hidden_gradients", "page_tokens", "kept_keys")
     CHUNK_TOKENS_FIELD_NUMBER: _ClassVar[int]
     KEY_VALUES_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_GRADIENTS_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_KEYS_FIELD_NUMBER: _ClassVar[int]
     chunk_tokens: int
     key_values: Store
     attention_outputs: Store
     hidden_gradients: Store
     page_tokens: int
-    def __init__(self, chunk_tokens: _Optional[int] = ..., key_values: _Optional[_Union[Store, _Mapping]] = ..., attention_outputs: _Optional[_Union[Store, _Mapping]] = ..., hidden_gradients: _Optional[_Union[Store, _Mapping]] = ..., page_tokens: _Optional[int] = ...) -> None: ...
+    kept_keys: Store
+    def __init__(self, chunk_tokens: _Optional[int] = ..., key_values: _Optional[_Union[Store, _Mapping]] = ..., attention_outputs: _Optional[_Union[Store, _Mapping]] = ..., hidden_gradients: _Optional[_Union[Store, _Mapping]] = ..., page_tokens: _Optional[int] = ..., kept_keys: _Optional[_Union[Store, _Mapping]] = ...) -> None: ...
 
 class Execution(_message.Message):
     __slots__ = ("executor", "base_precision", "compute_dtype", "checkpoint_policy", "layer_inputs", "loss_tile_rows", "optimizer", "attention_kernel", "layer_input_interval", "weight_placement", "key_value_head_count", "streaming")

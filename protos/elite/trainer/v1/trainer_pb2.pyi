@@ -34,6 +34,7 @@ class FailureCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_CAUSE_KILLED: _ClassVar[FailureCause]
     FAILURE_CAUSE_INTERNAL: _ClassVar[FailureCause]
     FAILURE_CAUSE_DIVERGED: _ClassVar[FailureCause]
+    FAILURE_CAUSE_DISK_CORRUPT: _ClassVar[FailureCause]
 RUN_STATE_UNSPECIFIED: RunState
 RUN_STATE_PENDING: RunState
 RUN_STATE_PLANNED: RunState
@@ -51,6 +52,7 @@ FAILURE_CAUSE_BAD_MODEL: FailureCause
 FAILURE_CAUSE_KILLED: FailureCause
 FAILURE_CAUSE_INTERNAL: FailureCause
 FAILURE_CAUSE_DIVERGED: FailureCause
+FAILURE_CAUSE_DISK_CORRUPT: FailureCause
 
 class CreateRunRequest(_message.Message):
     __slots__ = ("request_id", "spec")
@@ -326,7 +328,7 @@ class ModelLoaded(_message.Message):
     def __init__(self, parameter_count: _Optional[int] = ..., trainable_parameter_count: _Optional[int] = ..., attention_kernel: _Optional[str] = ..., device_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., applied: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StepCompleted(_message.Message):
-    __slots__ = ("step", "total_steps", "loss", "gradient_norm", "learning_rate", "step_seconds", "tokens_per_second", "measured_peak_bytes", "predicted_peak_bytes", "host_peak_bytes")
+    __slots__ = ("step", "total_steps", "loss", "gradient_norm", "learning_rate", "step_seconds", "tokens_per_second", "measured_peak_bytes", "predicted_peak_bytes", "host_peak_bytes", "disk_written_bytes")
     STEP_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +339,7 @@ class StepCompleted(_message.Message):
     MEASURED_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
     HOST_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
     step: int
     total_steps: int
     loss: float
@@ -347,7 +350,8 @@ class StepCompleted(_message.Message):
     measured_peak_bytes: int
     predicted_peak_bytes: int
     host_peak_bytes: int
-    def __init__(self, step: _Optional[int] = ..., total_steps: _Optional[int] = ..., loss: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., learning_rate: _Optional[float] = ..., step_seconds: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., measured_peak_bytes: _Optional[int] = ..., predicted_peak_bytes: _Optional[int] = ..., host_peak_bytes: _Optional[int] = ...) -> None: ...
+    disk_written_bytes: int
+    def __init__(self, step: _Optional[int] = ..., total_steps: _Optional[int] = ..., loss: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., learning_rate: _Optional[float] = ..., step_seconds: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., measured_peak_bytes: _Optional[int] = ..., predicted_peak_bytes: _Optional[int] = ..., host_peak_bytes: _Optional[int] = ..., disk_written_bytes: _Optional[int] = ...) -> None: ...
 
 class Evaluated(_message.Message):
     __slots__ = ("before_training", "loss", "window_count", "step")

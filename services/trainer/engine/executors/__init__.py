@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,11 @@ from services.trainer.engine.streaming.settings import StreamingSettings
 class Executor(Protocol):
     """Runs windows through the model. B is 1: one window at a time; its ids are on the host."""
 
+    @property
+    def disk_written_bytes(self) -> int:
+        """Bytes written to page files so far."""
+        ...
+
     def step(self, window_bs: torch.Tensor, gradient_scale: float) -> float:
         """Loss of a window; adds `gradient_scale` times its gradient to the adapters' `.grad`."""
         ...
@@ -29,15 +35,16 @@ class Executor(Protocol):
         ...
 
 
-def make_executor(model: Any, plan: planner_pb2.Plan) -> Executor:
+def make_executor(model: Any, plan: planner_pb2.Plan, page_folder: Path | None = None) -> Executor:
     """The executor the plan names, for the Hugging Face model that `apply_plan` has changed.
 
-    Raises `EngineError` for one this engine does not know.
+    page_folder: where page files go. Raises `EngineError` for an executor this engine does not
+    know, and for a disk without room.
     """
     if plan.execution.executor == planner_pb2.EXECUTOR_RESIDENT:
         return ResidentExecutor(model, plan)
     if plan.execution.executor == planner_pb2.EXECUTOR_STREAMING:
-        return StreamingExecutor(model, StreamingSettings.of(plan))
+        return StreamingExecutor(model, StreamingSettings.of(plan, page_folder))
     raise EngineError(
         INTERNAL, f"plan.execution.executor is {plan.execution.executor}", "plan again"
     )

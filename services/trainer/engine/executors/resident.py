@@ -18,6 +18,8 @@ from services.trainer.engine.loss import OutputHead, tiled_cross_entropy
 class ResidentExecutor:
     """Autograd through the model as `apply_plan` left it, then the tiled loss on the targets."""
 
+    disk_written_bytes = 0  # it has no page files
+
     def __init__(self, model: Any, plan: planner_pb2.Plan) -> None:
         """`model` is the Hugging Face model with its adapters inside."""
         self._model = model

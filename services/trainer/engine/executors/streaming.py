@@ -25,7 +25,6 @@ from services.trainer.engine.streaming.attention_calls import (
     attention,
     register_streaming_attention,
 )
-from services.trainer.engine.streaming.block_attention import KeysAndValues
 from services.trainer.engine.streaming.chunks import Chunk, chunks_of
 from services.trainer.engine.streaming.kernels import choose_kernel
 from services.trainer.engine.streaming.layer_attention import (
@@ -33,6 +32,7 @@ from services.trainer.engine.streaming.layer_attention import (
     Forward,
     KeysOnly,
     KeysReady,
+    Known,
     Replay,
 )
 from services.trainer.engine.streaming.model_parts import (
@@ -65,11 +65,18 @@ class StreamingExecutor:
         self._kernel = choose_kernel(settings.attention_kernel, self._anatomy.heads)
         self._loss = TargetLoss(self.parts, head, settings.target_tokens, settings.loss_tile_rows)
         self._workspace = Workspace(self._anatomy, settings, self._device)
+        # Which layer's keys the workspace holds, of the whole window.
+        self._keys_are_of: int | None = None
 
     @property
     def attention_kernel(self) -> str:
         """Name of the kernel that every layer's attention runs on."""
         return self._kernel.name
+
+    @property
+    def disk_written_bytes(self) -> int:
+        """Bytes written to page files so far."""
+        return self._workspace.disk_written_bytes
 
     def step(self, window_bs: torch.Tensor, gradient_scale: float) -> float:
         """Loss of a window; adds `gradient_scale` times its gradient to the adapters' `.grad`."""
@@ -81,8 +88,11 @@ class StreamingExecutor:
         with frequencies_of_window(self._model, window.tokens, self._device):
             self._forward(window, is_training=True)
             loss = self._mean_loss(window, gradient_scale)
-            for layer in reversed(range(window.layers)):
-                self._backward_layer(window, layer)
+            for segment in self._segments(window):
+                for layer in segment[:-1]:
+                    self._make_inputs_again(window, layer)
+                for layer in reversed(segment):
+                    self._backward_layer(window, layer)
         return loss
 
     def evaluate(self, window_bs: torch.Tensor) -> float:
@@ -113,9 +123,15 @@ class StreamingExecutor:
             problem = f"a batch of {tuple(window_bs.shape)} tokens; the plan is for {expected}"
             raise EngineError(INTERNAL, problem, "plan for this window")
         chunks = chunks_of(tokens, self._settings.chunk_tokens)
-        keys = self._workspace.key_memory.view(tokens)
         with_targets = {c.index for c in chunks if self._loss.rows(c, tokens)}
-        return _Window(window_bs, chunks, with_targets, keys, len(self.parts.layers))
+        self._workspace.keys.start_window(tokens)
+        return _Window(window_bs, chunks, with_targets, len(self.parts.layers))
+
+    def _segments(self, window: _Window) -> list[range]:
+        """Runs of layers that begin with one whose input was kept, in the order of backward."""
+        interval = self._workspace.layer_inputs.interval
+        begins = reversed(range(0, window.layers, interval))
+        return [range(begin, min(begin + interval, window.layers)) for begin in begins]
 
     # Forward
 
@@ -125,35 +141,29 @@ class StreamingExecutor:
         for layer in range(window.layers):
             for chunk in window.chunks:
                 self._forward_chunk(window, layer, chunk, is_training=is_training)
+        self._keys_are_of = window.layers - 1
 
     def _forward_chunk(
         self, window: _Window, layer: int, chunk: Chunk, *, is_training: bool
     ) -> None:
-        workspace, is_last = self._workspace, layer == window.layers - 1
-        # Without backward no layer's input is needed twice: one layer's pages do for all.
-        page, next_page = (
-            workspace.page(one if is_training else 0, chunk) for one in (layer, layer + 1)
-        )
-        call = self._call(window, layer, chunk)
-        if layer == 0:
-            hidden_bce = call.embeddings_bce
-            workspace.layer_inputs.write(page, chunk.length, [hidden_bce])
-        else:
-            following = page + 1 if chunk.index < len(window.chunks) - 1 else None
-            (hidden_bce,) = workspace.layer_inputs.read(page, chunk.length, following)
-        at = self._place(window, chunk)
+        workspace, call = self._workspace, self._call(window, layer, chunk)
+        hidden_bce = call.embeddings_bce
+        if layer:
+            following = (chunk.index + 1) % len(window.chunks)
+            (hidden_bce,) = workspace.hidden.read(chunk.index, chunk.length, following)
+        if is_training and workspace.layer_inputs.keeps(layer):
+            workspace.layer_inputs.write(layer, chunk, hidden_bce)
         if not window.has_output(layer, chunk):
-            self._keys_only(layer, hidden_bce, call, at)
+            # The last layer's keys: backward begins with them.
+            self._keys_only(layer, hidden_bce, call, self._place(chunk))
             return
-        forward = Forward(at)
+        forward = Forward(self._place(chunk))
         with attention(forward):
             output_bce = self.parts.run(layer, hidden_bce, call)
-        if is_training and forward.attended is not None:
-            workspace.write_attended(page, chunk, forward.attended)
-        if is_last:
-            workspace.hidden.write(chunk.index, chunk.length, [output_bce])
-        else:
-            workspace.layer_inputs.write(next_page, chunk.length, [output_bce])
+        if is_training and forward.attended and forward.keys_and_values:
+            workspace.write_attended(layer, chunk, forward.attended)
+            workspace.write_keys(layer, chunk, forward.keys_and_values)
+        workspace.hidden.write(chunk.index, chunk.length, [output_bce])
 
     def _keys_only(
         self, layer: int, hidden_bce: torch.Tensor, call: LayerCall, at: ChunkAttention
@@ -181,12 +191,25 @@ class StreamingExecutor:
 
     # Backward
 
+    @torch.no_grad()
+    def _make_inputs_again(self, window: _Window, layer: int) -> None:
+        """The inputs of the next layer, from this one's."""
+        workspace = self._workspace
+        for chunk in window.chunks:
+            following = window.after(chunk)
+            call = self._call(window, layer, chunk)
+            hidden_bce = self._input(layer, chunk, call, following)
+            attended = workspace.read_attended(layer, chunk, following)
+            with attention(Known(attended) if attended else Forward(self._place(chunk))):
+                output_bce = self.parts.run(layer, hidden_bce, call)
+            workspace.layer_inputs.write(layer + 1, chunk, output_bce)
+            self._keys_are_of = self._keys_are_of if attended else None
+
     def _backward_layer(self, window: _Window, layer: int) -> None:
         adapters = AdapterGradients(self._anatomy.adapters[layer])
-        window.keys.key_gradient_bsgd.zero_()
-        window.keys.value_gradient_bsgd.zero_()
-        # The last layer's keys are still there from forward, a last chunk's own come with its run.
-        if layer < window.layers - 1:
+        self._workspace.keys.start_gradients()
+        if self._keys_are_of != layer:
+            # The last chunk's come with its run.
             for chunk in window.chunks[:-1]:
                 self._make_keys_again(window, layer, chunk)
         for chunk in reversed(window.chunks):
@@ -195,22 +218,25 @@ class StreamingExecutor:
 
     @torch.no_grad()
     def _make_keys_again(self, window: _Window, layer: int, chunk: Chunk) -> None:
-        page = self._workspace.page(layer, chunk)
-        (hidden_bce,) = self._workspace.layer_inputs.read(page, chunk.length, page + 1)
+        following = chunk.index + 1
+        kept = self._workspace.read_keys(layer, chunk, following)
+        if kept:
+            self._place(chunk).write(*kept)
+            return
         call = self._call(window, layer, chunk)
-        self._keys_only(layer, hidden_bce, call, self._place(window, chunk))
+        hidden_bce = self._input(layer, chunk, call, following)
+        self._keys_only(layer, hidden_bce, call, self._place(chunk))
 
     def _backward_chunk(
         self, window: _Window, layer: int, chunk: Chunk, adapters: AdapterGradients
     ) -> None:
         """Gradient of the layer's input from that of its output, both in `hidden`."""
-        page = self._workspace.page(layer, chunk)
-        following = page - 1 if chunk.index else None
-        (input_bce,) = self._workspace.layer_inputs.read(page, chunk.length, following)
+        call = self._call(window, layer, chunk)
+        input_bce = self._input(layer, chunk, call, window.before(chunk))
         # Nothing below the first layer is trained.
         leaves = [input_bce.detach().requires_grad_()] if layer else []
         hidden_bce = leaves[0] if leaves else input_bce
-        outputs, gradients = self._run_again(window, layer, chunk, hidden_bce)
+        outputs, gradients = self._run_again(window, layer, chunk, hidden_bce, call)
         wanted = [*leaves, *self._anatomy.adapters[layer]]
         found = torch.autograd.grad(outputs, wanted, gradients, allow_unused=True)
         adapters.add(found[len(leaves) :])
@@ -218,29 +244,35 @@ class StreamingExecutor:
             self._workspace.hidden.write(chunk.index, chunk.length, found[:1])
 
     def _run_again(
-        self, window: _Window, layer: int, chunk: Chunk, hidden_bce: torch.Tensor
+        self, window: _Window, layer: int, chunk: Chunk, hidden_bce: torch.Tensor, call: LayerCall
     ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
         """What autograd starts from: the chunk's outputs of the layer, and their gradients."""
-        workspace, at = self._workspace, self._place(window, chunk)
-        call = self._call(window, layer, chunk)
+        workspace, at = self._workspace, self._place(chunk)
         if not window.has_output(layer, chunk):
             keys_and_values = self._keys_only(layer, hidden_bce, call, at)
             return keys_and_values, at.key_gradients(hidden_bce.dtype)
-        page = workspace.page(layer, chunk)
-        following = page - 1 if chunk.index else None
-        stored = workspace.read_attended(page, chunk, following)
+        stored = workspace.read_attended(layer, chunk, window.before(chunk))
         with attention(Replay(at, stored)):
             output_bce = self.parts.run(layer, hidden_bce, call)
-        before = (chunk.index - 1) % len(window.chunks)
-        (gradient_bce,) = workspace.hidden.read(chunk.index, chunk.length, before)
+        following = (chunk.index - 1) % len(window.chunks)
+        (gradient_bce,) = workspace.hidden.read(chunk.index, chunk.length, following)
         return (output_bce,), (gradient_bce,)
+
+    def _input(
+        self, layer: int, chunk: Chunk, call: LayerCall, following: int | None
+    ) -> torch.Tensor:
+        """A chunk's input of a layer, (B, C, E)."""
+        if layer == 0:
+            return call.embeddings_bce
+        return self._workspace.layer_inputs.read(layer, chunk, following)
 
     def _call(self, window: _Window, layer: int, chunk: Chunk) -> LayerCall:
         token_ids_bc = window.token_ids_bs[:, chunk.begin : chunk.end].to(self._device)
         return self.parts.call_of(layer, token_ids_bc, chunk.begin)
 
-    def _place(self, window: _Window, chunk: Chunk) -> ChunkAttention:
-        return ChunkAttention(self._kernel, window.keys, chunk, self._settings.chunk_tokens)
+    def _place(self, chunk: Chunk) -> ChunkAttention:
+        keys, longest = self._workspace.keys, self._settings.chunk_tokens
+        return ChunkAttention(self._kernel, keys, chunk, longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +282,6 @@ class _Window:
     token_ids_bs: torch.Tensor
     chunks: list[Chunk]
     with_targets: set[int]
-    keys: KeysAndValues
     layers: int
 
     @property
@@ -261,3 +292,11 @@ class _Window:
     def has_output(self, layer: int, chunk: Chunk) -> bool:
         """Whether anything depends on this output: the loss needs few of the last layer's."""
         return layer < self.layers - 1 or chunk.index in self.with_targets
+
+    def after(self, chunk: Chunk) -> int | None:
+        """Index of the next chunk."""
+        return chunk.index + 1 if chunk.index + 1 < len(self.chunks) else None
+
+    def before(self, chunk: Chunk) -> int | None:
+        """Index of the chunk before."""
+        return chunk.index - 1 if chunk.index else None

@@ -4,8 +4,8 @@ Forward merges the blocks' outputs by their log-sum-exp, in fp32. Backward gives
 output and log-sum-exp over all blocks, which makes each block's gradient its exact share
 (Liu et al. 2023, https://arxiv.org/abs/2310.01889).
 
-Shapes: B batch, C queries of the chunk, S tokens of the window, H query heads, G KV heads,
-D head dim. Keys and values lie token by token, (B, S, G, D): any run of tokens is one piece.
+Shapes: B batch, C queries of the chunk, S queries or K keys of a block, H query heads, G KV heads,
+D head dim.
 """
 
 from __future__ import annotations
@@ -17,27 +17,7 @@ import torch
 
 from services.trainer.engine.streaming.blocks import Block, BlockShape
 from services.trainer.engine.streaming.kernels import Kernel
-
-
-@dataclass(frozen=True, slots=True)
-class KeysAndValues:
-    """One layer's keys and values of the whole window, and their fp32 gradients."""
-
-    key_bsgd: torch.Tensor
-    value_bsgd: torch.Tensor
-    key_gradient_bsgd: torch.Tensor
-    value_gradient_bsgd: torch.Tensor
-
-    def of(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
-        """The block's keys and values, (B, G, K, D)."""
-        keys = slice(block.key_begin, block.key_end)
-        return self.key_bsgd[:, keys].transpose(1, 2), self.value_bsgd[:, keys].transpose(1, 2)
-
-    def add_gradients(self, block: Block, dk: torch.Tensor, dv: torch.Tensor) -> None:
-        """Adds a block's gradients, (B, G, K, D)."""
-        keys = slice(block.key_begin, block.key_end)
-        self.key_gradient_bsgd[:, keys].transpose(1, 2).add_(dk)
-        self.value_gradient_bsgd[:, keys].transpose(1, 2).add_(dv)
+from services.trainer.engine.streaming.key_memory import KeyMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +29,7 @@ class Attended:
 
 
 def attend(
-    kernel: Kernel, query_bhcd: torch.Tensor, keys: KeysAndValues, blocks: Iterable[Block],
+    kernel: Kernel, query_bhcd: torch.Tensor, keys: KeyMemory, blocks: Iterable[Block],
     begin: int, scale: float,
 ) -> Attended:  # fmt: skip
     """Attention of the chunk that begins at token `begin` over `blocks`."""
@@ -70,7 +50,7 @@ def attend(
 
 def attend_backward(
     kernel: Kernel, gradient_bchd: torch.Tensor, query_bhcd: torch.Tensor, attended: Attended,
-    keys: KeysAndValues, blocks: Iterable[Block], begin: int, scale: float,
+    keys: KeyMemory, blocks: Iterable[Block], begin: int, scale: float,
 ) -> torch.Tensor:  # fmt: skip
     """Gradient of the chunk's queries, (B, H, C, D); adds those of keys and values to `keys`."""
     batch, heads, length, head_dim = query_bhcd.shape
@@ -91,7 +71,7 @@ def attend_backward(
 
 
 def _forward(
-    kernel: Kernel, query: torch.Tensor, keys: KeysAndValues, block: Block, scale: float
+    kernel: Kernel, query: torch.Tensor, keys: KeyMemory, block: Block, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A block's output (B, H, S, D) and log-sum-exp (B, H, S), in the order of the tokens."""
     k, v = (_ordered(tensor, block) for tensor in keys.of(block))

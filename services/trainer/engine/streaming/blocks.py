@@ -36,16 +36,24 @@ def causal_blocks(begin: int, end: int, window: int | None, longest: int) -> Ite
     """Blocks that together are causal attention of queries [begin, end); the own ones come first.
 
     window: each query sees its own key and the window - 1 before it; None: all before it.
-    longest: most keys of one block; bounds what a kernel returns. Queries must be no more.
+    longest: most keys of one block; bounds what a kernel returns. Cuts are at multiples of it, as
+        pages are. Queries must be no more.
     """
     for first, last in _query_ranges(begin, end, window):
         yield Block(first, last, first, last, BlockShape.CAUSAL)
         rectangle = 0 if window is None else max(0, last - window)
-        for key in range(rectangle, first, longest):
-            yield Block(first, last, key, min(key + longest, first))
+        for key, end in _cut(rectangle, first, longest):
+            yield Block(first, last, key, end)
         if window is not None and rectangle and last - first > 1:
             # All but the last query, whose oldest key is where the rectangle begins.
             yield Block(first, last - 1, first - window + 1, rectangle, BlockShape.REVERSED)
+
+
+def _cut(begin: int, end: int, longest: int) -> Iterator[tuple[int, int]]:
+    while begin < end:
+        cut = min((begin // longest + 1) * longest, end)
+        yield begin, cut
+        begin = cut
 
 
 def _query_ranges(begin: int, end: int, window: int | None) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,6 @@ Shapes: B batch, C tokens of a chunk, S tokens of the window, H query heads, G K
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,38 +13,13 @@ import torch
 
 from services.trainer.engine.streaming.block_attention import (
     Attended,
-    KeysAndValues,
     attend,
     attend_backward,
 )
 from services.trainer.engine.streaming.blocks import Block, causal_blocks
 from services.trainer.engine.streaming.chunks import Chunk
-from services.trainer.engine.streaming.kernels import Heads, Kernel
-
-# Kernels count elements in 32 bits.
-_MOST_ELEMENTS = 2**31 - 1
-
-
-class KeyValueMemory:
-    """Keys, values and their fp32 gradients of one layer at a time: 4 tensors, made once.
-
-    Bytes: B * S * G * D * 2 * (bytes of the compute dtype + 4).
-    """
-
-    def __init__(self, heads: Heads, batch: int, tokens: int) -> None:
-        self._shape = (batch, heads.key_value_heads, heads.head_dim)
-        elements = tokens * math.prod(self._shape)
-        self._flat = [
-            torch.empty(elements, dtype=dtype, device=heads.device)
-            for dtype in (heads.dtype, heads.dtype, torch.float32, torch.float32)
-        ]
-
-    def view(self, tokens: int) -> KeysAndValues:
-        """The memory for a window of so many tokens."""
-        batch, heads, head_dim = self._shape
-        count = tokens * math.prod(self._shape)
-        shape = (batch, tokens, heads, head_dim)
-        return KeysAndValues(*(flat[:count].view(shape) for flat in self._flat))
+from services.trainer.engine.streaming.kernels import Kernel
+from services.trainer.engine.streaming.key_memory import KeyMemory, Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +27,20 @@ class ChunkAttention:
     """A chunk's place in its layer."""
 
     kernel: Kernel
-    keys: KeysAndValues
+    keys: KeyMemory
     chunk: Chunk
     # Most keys of one block in backward, whose gradients take memory.
     longest: int
 
     def write(self, key_bgcd: torch.Tensor, value_bgcd: torch.Tensor) -> None:
         """Puts the chunk's keys and values where later chunks find them."""
-        tokens = slice(self.chunk.begin, self.chunk.end)
-        self.keys.key_bsgd[:, tokens].copy_(key_bgcd.transpose(1, 2))
-        self.keys.value_bsgd[:, tokens].copy_(value_bgcd.transpose(1, 2))
+        self.keys.write(self.chunk, key_bgcd, value_bgcd)
 
     def attend(self, query_bhcd: torch.Tensor, window: int | None, scale: float) -> Attended:
         """Attention over everything written so far."""
-        batch, _, kv_heads, head_dim = self.keys.key_bsgd.shape
-        longest = _MOST_ELEMENTS // (batch * kv_heads * head_dim)
+        longest = self.keys.longest_block
         if self.kernel.repeats_heads:
-            longest = self.longest
+            longest = min(self.longest, longest)
         blocks = self._blocks(window, longest)
         return attend(self.kernel, query_bhcd, self.keys, blocks, self.chunk.begin, scale)
 
@@ -78,7 +49,7 @@ class ChunkAttention:
         window: int | None, scale: float,
     ) -> torch.Tensor:  # fmt: skip
         """Gradient of the queries; those of keys and values go into `keys`."""
-        blocks = self._blocks(window, self.longest)
+        blocks = self._blocks(window, min(self.longest, self.keys.longest_block))
         return attend_backward(
             self.kernel, gradient_bchd, query_bhcd, attended, self.keys, blocks,
             self.chunk.begin, scale,
@@ -86,9 +57,7 @@ class ChunkAttention:
 
     def key_gradients(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradients of the chunk's keys and values, (B, G, C, D), after all later chunks."""
-        tokens = slice(self.chunk.begin, self.chunk.end)
-        gradients = (self.keys.key_gradient_bsgd, self.keys.value_gradient_bsgd)
-        dk, dv = (g[:, tokens].to(dtype).transpose(1, 2) for g in gradients)
+        dk, dv = (total.to(dtype) for total in self.keys.gradients_of(self.chunk))
         return dk, dv
 
     def _blocks(self, window: int | None, longest: int) -> list[Block]:
@@ -120,9 +89,10 @@ class KeysOnly:
 
 @dataclass(slots=True)
 class Forward:
-    """Attends, without gradients; what it found is left in `attended`."""
+    """Attends, without gradients, and remembers what it was given and found."""
 
     at: ChunkAttention
+    keys_and_values: Pair | None = None
     attended: Attended | None = None
 
     def attend(
@@ -131,7 +101,22 @@ class Forward:
     ) -> torch.Tensor:  # fmt: skip
         """The output, (B, C, H, D)."""
         self.at.write(key, value)
+        self.keys_and_values = (key, value)
         self.attended = self.at.attend(query, window, scale)
+        return self.attended.output_bchd
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Attention whose output is known from before."""
+
+    attended: Attended
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,  # noqa: ARG002
+        window: int | None, scale: float,  # noqa: ARG002
+    ) -> torch.Tensor:  # fmt: skip
+        """The output, (B, C, H, D)."""
         return self.attended.output_bchd
 
 

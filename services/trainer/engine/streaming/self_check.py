@@ -6,7 +6,6 @@ state) would lose it between chunks; nothing but the result tells.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,11 +37,9 @@ def check_streaming(model: Any, settings: StreamingSettings) -> str:
     with torch.no_grad(), attention_kernel(settings.attention_kernel):
         expected = last_hidden_states(model, token_ids_bs)
     tokens = token_ids_bs.shape[1]
-    small = replace(
-        settings, tokens=tokens, target_tokens=tokens - 1, chunk_tokens=_CHUNK_TOKENS,
-        layer_inputs_on_host=False, attention_outputs_on_host=False,
-        hidden_gradients_on_host=False,
-    )  # fmt: skip
+    small = StreamingSettings(
+        tokens, tokens - 1, _CHUNK_TOKENS, settings.loss_tile_rows, settings.attention_kernel
+    )
     executor = StreamingExecutor(model, small)
     _check_layers(model, executor.parts, token_ids_bs)
     found = executor.last_hidden_states(token_ids_bs)

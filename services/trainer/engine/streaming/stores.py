@@ -1,44 +1,55 @@
-"""Where a step's activations wait: pages of one kind of tensor, on the device or in host memory.
+"""Where a step's activations wait: pages of one kind of tensor, on the device, the host or a disk.
 
-A page holds one chunk's tensors, side by side. Pages are carved from slabs that are made once and
+A page holds one chunk's tensors, side by side, as their codecs write them. Pages are made once and
 used again in every step. A store off the device copies through buffers on it: two to read, so that
-the next page arrives while this one is used, and one to write. On CUDA the copies run on a stream
-of their own, ordered by events, and host memory is pinned.
+the next page arrives while this one is used, and one to write. On CUDA the copies run on streams of
+their own, ordered by events, and host memory is pinned.
 
 Shapes: B batch, C tokens of a chunk.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from services.trainer.engine.memory_tracking import counted_as_host
+from services.trainer.engine.streaming.codecs import EXACT, Codec
+from services.trainer.engine.streaming.copy_stream import CopyStream
+from services.trainer.engine.streaming.page_files import FilePages
 
 # Pinned memory is rounded up to a power of two for every allocation, so slabs are one.
 SLAB_BYTES = 256 * 2**20
 # Tensors in a page begin at multiples of this, as kernels like it.
 _ALIGNMENT = 64
-_WRITE = 2  # the buffer after the two that are read
+_READ_BUFFERS, _WRITE = 2, 2
+
+
+class Place(Enum):
+    """Where pages lie."""
+
+    DEVICE = "device"
+    HOST = "host"
+    DISK = "disk"
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One tensor of a page: its shape for a number of tokens, and its dtype."""
+    """One tensor of a page: its shape for a number of tokens, its dtype, how it is written."""
 
     shape: Callable[[int], tuple[int, ...]]
     dtype: torch.dtype
+    codec: Codec = EXACT
 
     def size_bytes(self, tokens: int) -> int:
-        """Bytes it takes up in a page."""
-        size = math.prod(self.shape(tokens)) * self.dtype.itemsize
-        return -(-size // _ALIGNMENT) * _ALIGNMENT
+        """Bytes it takes in a page, without what is left free after it."""
+        return self.codec.size_bytes(math.prod(self.shape(tokens)), self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +63,25 @@ class Pages:
     @property
     def page_bytes(self) -> int:
         """Bytes of a full page."""
-        return self.used_bytes(self.tokens)
+        return sum(_aligned(field.size_bytes(self.tokens)) for field in self.fields)
 
-    def used_bytes(self, tokens: int) -> int:
-        """Bytes of a page that a chunk of so many tokens uses."""
-        return sum(field.size_bytes(tokens) for field in self.fields)
+    def read(self, page: torch.Tensor, tokens: int) -> list[torch.Tensor]:
+        """The tensors of a chunk of so many tokens; views of the page where they are exact."""
+        places = self._places(page, tokens)
+        return [f.codec.decode(at, f.shape(tokens), f.dtype) for f, at in places]
 
-    def tensors(self, page: torch.Tensor, tokens: int) -> list[torch.Tensor]:
-        """The page's bytes as the tensors of a chunk of so many tokens."""
-        views, offset = [], 0
+    def write(self, page: torch.Tensor, tokens: int, tensors: Sequence[torch.Tensor]) -> None:
+        """Fills the page with a chunk's tensors."""
+        for (field, at), tensor in zip(self._places(page, tokens), tensors, strict=True):
+            field.codec.encode(tensor, at)
+
+    def _places(self, page: torch.Tensor, tokens: int) -> list[tuple[Field, torch.Tensor]]:
+        places, offset = [], 0
         for field in self.fields:
-            shape = field.shape(tokens)
-            size = math.prod(shape) * field.dtype.itemsize
-            views.append(page[offset : offset + size].view(field.dtype).view(shape))
-            offset += field.size_bytes(tokens)
-        return views
+            size = field.size_bytes(tokens)
+            places.append((field, page[offset : offset + size]))
+            offset += _aligned(size)
+        return places
 
 
 class Store(Protocol):
@@ -80,14 +95,31 @@ class Store(Protocol):
         """Puts a chunk's tensors into a page."""
         ...
 
+    @property
+    def disk_written_bytes(self) -> int:
+        """Bytes written to a disk so far."""
+        ...
 
-def make_store(pages: Pages, device: torch.device, *, on_host: bool) -> Store:
-    """A store with all its memory allocated."""
-    return HostStore(pages, device) if on_host else DeviceStore(pages, device)
+
+def make_store(
+    pages: Pages, device: torch.device, place: Place, folder: Path | None = None
+) -> Store:
+    """A store with all its memory allocated. folder: for page files.
+
+    Raises `EngineError` (DISK_FULL) when the disk has no room for them.
+    """
+    if place is Place.DEVICE:
+        return DeviceStore(pages, device)
+    if place is Place.HOST:
+        return BufferedStore(pages, HostPages(pages, device))
+    assert folder is not None, "pages on a disk need a folder"
+    return BufferedStore(pages, FilePages(pages.count, pages.page_bytes, device, folder))
 
 
 class DeviceStore:
-    """Pages on the device: reading returns the page itself."""
+    """Pages on the device: reading an exact one returns the page itself."""
+
+    disk_written_bytes = 0
 
     def __init__(self, pages: Pages, device: torch.device) -> None:
         self._layout = pages
@@ -96,76 +128,103 @@ class DeviceStore:
     def read(self, page: int, tokens: int, following: int | None = None) -> list[torch.Tensor]:
         """A page's tensors."""
         del following  # it is here already
-        return self._layout.tensors(self._pages[page], tokens)
+        return self._layout.read(self._pages[page], tokens)
 
     def write(self, page: int, tokens: int, tensors: Sequence[torch.Tensor]) -> None:
         """Copies a chunk's tensors into a page."""
-        _fill(self._layout.tensors(self._pages[page], tokens), tensors)
+        self._layout.write(self._pages[page], tokens, tensors)
 
 
-class HostStore:
-    """Pages in host memory, seen through buffers on the device."""
+class Transfer(Protocol):
+    """Moves pages to and from its `buffers` on the device: two to read, then one to write.
 
-    def __init__(self, pages: Pages, device: torch.device) -> None:
-        self._layout = pages
-        self._pages = _carve(pages, lambda size: _bytes_on_host(device, size))
-        self._buffers = [_bytes_on(device, pages.page_bytes) for _ in range(_WRITE + 1)]
-        self._copies = _CopyStream(device, len(self._buffers))
+    What it starts for one page is done in that order.
+    """
+
+    buffers: list[torch.Tensor]
+    written_bytes: int
+
+    def load(self, page: int, buffer: int) -> None:
+        """Starts to fill a buffer."""
+        ...
+
+    def save(self, page: int, buffer: int) -> None:
+        """Starts to send a buffer home."""
+        ...
+
+    def wait_for(self, buffer: int) -> None:
+        """The computation may use the buffer."""
+        ...
+
+
+class BufferedStore:
+    """Pages elsewhere, seen through buffers on the device."""
+
+    def __init__(self, pages: Pages, transfer: Transfer) -> None:
+        self._layout, self._transfer = pages, transfer
         # Which page each of the two read buffers holds, and which of them comes next.
-        self._held: list[int | None] = [None, None]
+        self._held: list[int | None] = [None] * _READ_BUFFERS
         self._turn = 0
+
+    @property
+    def disk_written_bytes(self) -> int:
+        """Bytes written to a disk so far."""
+        return self._transfer.written_bytes
 
     def read(self, page: int, tokens: int, following: int | None = None) -> list[torch.Tensor]:
         """A page's tensors, in a buffer; starts to fetch the following page into the other."""
         turn = self._turn
         if self._held[turn] != page:
             self._fetch(page, turn)
-        self._copies.wait_for(turn)
+        self._transfer.wait_for(turn)
         self._turn = 1 - turn
         if following is not None:
             self._fetch(following, self._turn)
-        return self._layout.tensors(self._buffers[turn], tokens)
+        return self._layout.read(self._transfer.buffers[turn], tokens)
 
     def write(self, page: int, tokens: int, tensors: Sequence[torch.Tensor]) -> None:
-        """Copies a chunk's tensors into the write buffer, and starts to send it home."""
-        self._copies.wait_for(_WRITE)
-        buffer = self._buffers[_WRITE]
-        _fill(self._layout.tensors(buffer, tokens), tensors)
-        with self._copies.copying(_WRITE):
-            self._pages[page].copy_(buffer, non_blocking=True)
+        """Writes a chunk's tensors into the write buffer, and starts to send it home."""
+        self._transfer.wait_for(_WRITE)
+        self._layout.write(self._transfer.buffers[_WRITE], tokens, tensors)
+        self._transfer.save(page, _WRITE)
         self._held = [None if held == page else held for held in self._held]
 
     def _fetch(self, page: int, turn: int) -> None:
-        with self._copies.copying(turn):
-            self._buffers[turn].copy_(self._pages[page], non_blocking=True)
+        self._transfer.load(page, turn)
         self._held[turn] = page
 
 
-class _CopyStream:
-    """A side stream and an event for each buffer; on the CPU, copies simply happen in order."""
+class HostPages:
+    """Pages in host memory; both directions of the bus are used at once."""
 
-    def __init__(self, device: torch.device, buffers: int) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._done = [torch.cuda.Event() for _ in range(buffers if self._stream else 0)]
+    written_bytes = 0  # to a disk
 
-    @contextlib.contextmanager
-    def _on_side_stream(self, buffer: int) -> Iterator[None]:
-        stream = self._stream
-        assert stream is not None
-        # What was asked of the device before this may still use the buffer.
-        stream.wait_stream(torch.cuda.current_stream(stream.device))
-        with torch.cuda.stream(stream):
-            yield
-            self._done[buffer].record(stream)
+    def __init__(self, pages: Pages, device: torch.device) -> None:
+        self.buffers = [_bytes_on(device, pages.page_bytes) for _ in range(_READ_BUFFERS + 1)]
+        self._pages = _carve(pages, lambda size: _bytes_on_host(device, size))
+        self._loads, self._saves = CopyStream(device, _READ_BUFFERS), CopyStream(device, 1)
+        self._last_saved = -1
 
-    def copying(self, buffer: int) -> AbstractContextManager[None]:
-        """Copies issued inside run beside the computation, once it is done with the buffer."""
-        return self._on_side_stream(buffer) if self._stream else contextlib.nullcontext()
+    def load(self, page: int, buffer: int) -> None:
+        """Starts to fill a buffer."""
+        # Pages saved before the last one have arrived: the write buffer was free again.
+        if page == self._last_saved:
+            self._loads.follow(self._saves, 0)
+        with self._loads.copying(buffer):
+            self.buffers[buffer].copy_(self._pages[page], non_blocking=True)
+
+    def save(self, page: int, buffer: int) -> None:
+        """Starts to send a buffer home."""
+        with self._saves.copying(0):
+            self._pages[page].copy_(self.buffers[buffer], non_blocking=True)
+        self._last_saved = page
 
     def wait_for(self, buffer: int) -> None:
-        """The computation goes on only when the last copy of this buffer is done."""
-        if self._stream:
-            torch.cuda.current_stream(self._stream.device).wait_event(self._done[buffer])
+        """The computation may use the buffer."""
+        if buffer == _WRITE:
+            self._saves.wait_for(0)
+        else:
+            self._loads.wait_for(buffer)
 
 
 def _carve(pages: Pages, allocate: Callable[[int], torch.Tensor]) -> list[torch.Tensor]:
@@ -179,9 +238,8 @@ def _carve(pages: Pages, allocate: Callable[[int], torch.Tensor]) -> list[torch.
     return carved
 
 
-def _fill(targets: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor]) -> None:
-    for target, tensor in zip(targets, tensors, strict=True):
-        target.copy_(tensor)
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _bytes_on(device: torch.device, size: int) -> torch.Tensor:

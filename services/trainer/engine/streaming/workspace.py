@@ -12,66 +12,128 @@ import torch
 from services.trainer.engine.streaming.anatomy import Anatomy
 from services.trainer.engine.streaming.block_attention import Attended
 from services.trainer.engine.streaming.chunks import Chunk, chunks_of
-from services.trainer.engine.streaming.layer_attention import KeyValueMemory
+from services.trainer.engine.streaming.codecs import EXACT, Codec
+from services.trainer.engine.streaming.key_memory import (
+    DeviceKeys,
+    KeyMemory,
+    PagedKeys,
+    Pair,
+    key_fields,
+    key_gradient_fields,
+)
+from services.trainer.engine.streaming.layer_inputs import LayerInputs
 from services.trainer.engine.streaming.settings import StreamingSettings
-from services.trainer.engine.streaming.stores import Field, Pages, Store, make_store
+from services.trainer.engine.streaming.stores import Field, Pages, Place, Store, make_store
 
 
 @dataclass
 class Workspace:
     """Stores and key memory of one executor.
 
-    layer_inputs: one page per layer and chunk. hidden: one page per chunk; the last layer's output,
-    then the gradient of the hidden states between two layers. attention_outputs: one page per layer
-    and chunk, or None where attention is computed again.
+    hidden: one page per chunk; in forward the output of the layer at work, in backward the gradient
+    of its input. attention_outputs, kept_keys: one page per layer and chunk, or None where they are
+    made again.
     """
 
     anatomy: Anatomy
     settings: StreamingSettings
     device: torch.device
-    layer_inputs: Store = field(init=False)
+    layer_inputs: LayerInputs = field(init=False)
     hidden: Store = field(init=False)
-    attention_outputs: Store | None = field(init=False, default=None)
-    key_memory: KeyValueMemory = field(init=False)
+    attention_outputs: Store | None = field(init=False)
+    kept_keys: Store | None = field(init=False)
+    keys: KeyMemory = field(init=False)
 
     def __post_init__(self) -> None:
+        """Raises `EngineError` (DISK_FULL) when the disk has no room for the page files."""
         settings, layers = self.settings, len(self.anatomy.adapters)
-        chunks = len(chunks_of(settings.tokens, settings.chunk_tokens))
-        hidden = (self._hidden_field(),)
-        self.layer_inputs = self._store(hidden, layers * chunks, settings.layer_inputs_on_host)
-        self.hidden = self._store(hidden, chunks, settings.hidden_gradients_on_host)
-        if settings.keeps_attention_outputs:
-            outputs, on_host = self._output_fields(), settings.attention_outputs_on_host
-            self.attention_outputs = self._store(outputs, layers * chunks, on_host)
-        batch, tokens = settings.batch_size, settings.tokens
-        self.key_memory = KeyValueMemory(self.anatomy.heads, batch, tokens)
-        self._chunks = chunks
+        self._stores: list[Store] = []
+        self._chunks = len(chunks_of(settings.tokens, settings.chunk_tokens))
+        self.hidden = self._store(self._hidden_fields(), self._chunks, settings.hidden_gradients)
+        self.layer_inputs = self._make_layer_inputs(layers)
+        pages, heads = layers * self._chunks, self.anatomy.heads
+        keys = key_fields(heads, settings.batch_size)
+        self.attention_outputs = self._store_if(
+            settings.attention_outputs, self._output_fields(), pages
+        )
+        self.kept_keys = self._store_if(settings.kept_keys, keys, pages)
+        self.keys = self._make_keys()
 
-    def page(self, layer: int, chunk: Chunk) -> int:
-        """Number of the page of a layer's chunk."""
-        return layer * self._chunks + chunk.index
+    @property
+    def disk_written_bytes(self) -> int:
+        """Bytes written to page files so far."""
+        return sum(store.disk_written_bytes for store in self._stores)
 
-    def write_attended(self, page: int, chunk: Chunk, attended: Attended) -> None:
+    def write_attended(self, layer: int, chunk: Chunk, attended: Attended) -> None:
         """Keeps what attention returned, if the plan wants it kept."""
         if self.attention_outputs is not None:
             tensors = (attended.output_bchd, attended.lse_bhc)
-            self.attention_outputs.write(page, chunk.length, tensors)
+            self.attention_outputs.write(self._page(layer, chunk), chunk.length, tensors)
 
-    def read_attended(self, page: int, chunk: Chunk, following: int | None) -> Attended | None:
+    def read_attended(self, layer: int, chunk: Chunk, following: int | None) -> Attended | None:
         """What attention returned in forward; None where it was not kept."""
         if self.attention_outputs is None:
             return None
-        return Attended(*self.attention_outputs.read(page, chunk.length, following))
+        return Attended(*self._read(self.attention_outputs, layer, chunk, following))
 
-    def _store(self, fields: tuple[Field, ...], count: int, on_host: bool) -> Store:
+    def write_keys(self, layer: int, chunk: Chunk, keys_and_values: Pair) -> None:
+        """Keeps a chunk's keys and values, (B, G, C, D), if the plan wants them kept."""
+        if self.kept_keys is not None:
+            tensors = [tensor.transpose(1, 2) for tensor in keys_and_values]
+            self.kept_keys.write(self._page(layer, chunk), chunk.length, tensors)
+
+    def read_keys(self, layer: int, chunk: Chunk, following: int | None) -> Pair | None:
+        """A chunk's keys and values, (B, G, C, D); None where they were not kept."""
+        if self.kept_keys is None:
+            return None
+        key, value = self._read(self.kept_keys, layer, chunk, following)
+        return key.transpose(1, 2), value.transpose(1, 2)
+
+    def _page(self, layer: int, chunk: Chunk) -> int:
+        return layer * self._chunks + chunk.index
+
+    def _read(
+        self, store: Store, layer: int, chunk: Chunk, following: int | None
+    ) -> list[torch.Tensor]:
+        page = self._page(layer, chunk)
+        next_page = None if following is None else page + following - chunk.index
+        return store.read(page, chunk.length, next_page)
+
+    def _store(self, fields: tuple[Field, ...], count: int, place: Place) -> Store:
         pages = Pages(fields, self.settings.chunk_tokens, count)
-        return make_store(pages, self.device, on_host=on_host)
+        store = make_store(pages, self.device, place, self.settings.page_folder)
+        self._stores.append(store)
+        return store
 
-    def _hidden_field(self) -> Field:
+    def _store_if(self, place: Place | None, fields: tuple[Field, ...], count: int) -> Store | None:
+        return self._store(fields, count, place) if place and count else None
+
+    def _make_layer_inputs(self, layers: int) -> LayerInputs:
+        settings = self.settings
+        interval = min(settings.layer_input_interval, layers)
+        kept, between = (layers - 1) // interval * self._chunks, (interval - 1) * self._chunks
+        encoded = self._hidden_fields(settings.layer_input_codec)
+        return LayerInputs(
+            interval=interval,
+            chunks=self._chunks,
+            kept=self._store_if(settings.layer_inputs, encoded, kept),
+            between=self._store_if(settings.between_layers, self._hidden_fields(), between),
+        )
+
+    def _make_keys(self) -> KeyMemory:
+        settings, heads = self.settings, self.anatomy.heads
+        batch, place = settings.batch_size, settings.key_values
+        if place is Place.DEVICE:
+            return DeviceKeys(heads, batch, settings.tokens)
+        keys = self._store(key_fields(heads, batch), self._chunks, place)
+        gradients = self._store(key_gradient_fields(heads, batch), self._chunks, place)
+        return PagedKeys(heads, batch, settings.chunk_tokens, keys, gradients)
+
+    def _hidden_fields(self, codec: Codec = EXACT) -> tuple[Field, ...]:
         batch, size = self.settings.batch_size, self.anatomy.hidden_size
-        return Field(lambda tokens: (batch, tokens, size), self.anatomy.dtype)
+        return (Field(lambda tokens: (batch, tokens, size), self.anatomy.dtype, codec),)
 
-    def _output_fields(self) -> tuple[Field, Field]:
+    def _output_fields(self) -> tuple[Field, ...]:
         """Output and log-sum-exp."""
         batch, heads = self.settings.batch_size, self.anatomy.heads
         return (

@@ -8,14 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.trainer.engine.failures import EngineError
-from services.trainer.engine.streaming.block_attention import (
-    KeysAndValues,
-    attend,
-    attend_backward,
-)
+from services.trainer.engine.streaming.block_attention import attend, attend_backward
 from services.trainer.engine.streaming.blocks import Block, BlockShape, causal_blocks
 from services.trainer.engine.streaming.chunks import chunks_of
 from services.trainer.engine.streaming.kernels import KERNELS, Heads, choose_kernel
+from services.trainer.engine.streaming.key_memory import DeviceKeys
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -102,10 +99,12 @@ def _plain(q, k, v, dy, window) -> list[torch.Tensor]:
 
 
 def _in_blocks(kernel, q, k, v, dy, window) -> list[torch.Tensor]:
-    keys = KeysAndValues(k, v, *(torch.zeros_like(k, dtype=torch.float32) for _ in range(2)))
-    outputs, gradients = [], []
-    for chunk in chunks_of(q.shape[1], 16):
+    keys = DeviceKeys(Heads(q.device, q.dtype, 4, 2, 64), 2, q.shape[1])
+    keys.start_gradients()
+    outputs, gradients, chunks = [], [], chunks_of(q.shape[1], 16)
+    for chunk in chunks:
         rows = slice(chunk.begin, chunk.end)
+        keys.write(chunk, k[:, rows].transpose(1, 2), v[:, rows].transpose(1, 2))
         query = q[:, rows].transpose(1, 2)
         blocks = list(causal_blocks(chunk.begin, chunk.end, window, 16))
         attended = attend(kernel, query, keys, blocks, chunk.begin, 0.1)
@@ -115,4 +114,6 @@ def _in_blocks(kernel, q, k, v, dy, window) -> list[torch.Tensor]:
         )
         gradients.append(gradient.transpose(1, 2))
     found = [torch.cat(outputs, 1), torch.cat(gradients, 1)]
-    return [t.float() for t in (*found, keys.key_gradient_bsgd, keys.value_gradient_bsgd)]
+    for parts in zip(*(keys.gradients_of(chunk) for chunk in chunks), strict=True):
+        found.append(torch.cat(parts, 2).transpose(1, 2))
+    return [tensor.float() for tensor in found]

@@ -12,6 +12,7 @@ import torch
 from services.trainer.engine.executors.streaming import StreamingExecutor
 from services.trainer.engine.failures import EngineError
 from services.trainer.engine.streaming.settings import StreamingSettings
+from services.trainer.engine.streaming.stores import Place
 from tests.fixtures.adapted import (
     a_window,
     adapted_model,
@@ -105,26 +106,13 @@ def stock(name: str, batch: int = 1) -> tuple[float, dict[str, torch.Tensor]]:
 def test_loss_and_gradients_are_those_of_stock_training(name: str, chunk_tokens: int) -> None:
     family, overrides = FAMILIES[name]
     selective = chunk_tokens in (33, 10)
-    with_settings = settings(chunk_tokens, keeps_attention_outputs=selective)
+    outputs = Place.DEVICE if selective else None
+    with_settings = settings(chunk_tokens, attention_outputs=outputs)
     loss, gradients = streamed(family, with_settings, overrides)
     expected_loss, expected = stock(name)
     assert loss == pytest.approx(expected_loss, rel=TOLERANCE)
     for parameter, error in relative_errors(gradients, expected).items():
         assert error <= TOLERANCE, parameter
-
-
-@pytest.mark.parametrize("selective", [False, True])
-@pytest.mark.parametrize("chunk_tokens", [1, 64, 66])
-def test_both_policies_with_and_without_host_stores(chunk_tokens: int, selective: bool) -> None:
-    for on_host in (False, True):
-        with_settings = settings(
-            chunk_tokens, keeps_attention_outputs=selective, layer_inputs_on_host=on_host,
-            attention_outputs_on_host=on_host, hidden_gradients_on_host=on_host,
-        )  # fmt: skip
-        loss, gradients = streamed("llama", with_settings, {})
-        expected_loss, expected = stock("llama")
-        assert loss == pytest.approx(expected_loss, rel=TOLERANCE)
-        assert max(relative_errors(gradients, expected).values()) <= TOLERANCE
 
 
 def test_gradients_accumulate_with_their_scale() -> None:
@@ -133,10 +121,9 @@ def test_gradients_accumulate_with_their_scale() -> None:
     assert max(relative_errors(gradients, expected).values()) <= TOLERANCE
 
 
-@pytest.mark.parametrize("on_host", [False, True])
-def test_evaluation_is_the_loss_without_gradients(on_host: bool) -> None:
+def test_evaluation_is_the_loss_without_gradients() -> None:
     model, parameters = adapted_model("gemma3_text", **FAMILIES["gemma3, window"][1])
-    executor = StreamingExecutor(model, settings(10, layer_inputs_on_host=on_host))
+    executor = StreamingExecutor(model, settings(10))
     expected, _ = stock("gemma3, window")
     assert executor.evaluate(a_window(TOKENS)) == pytest.approx(expected, rel=TOLERANCE)
     assert all(parameter.grad is None for parameter in parameters.values())
@@ -179,7 +166,7 @@ def test_bfloat16_rounds_no_worse_than_stock(name: str, chunk_tokens: int) -> No
     _, of_stock = stock_gradients(
         family, window, TARGETS, torch.bfloat16, attention="sdpa", **overrides
     )
-    with_settings = settings(chunk_tokens, keeps_attention_outputs=True)
+    with_settings = settings(chunk_tokens, attention_outputs=Place.DEVICE)
     _, found = streamed(family, with_settings, overrides, torch.bfloat16)
     ours, theirs = (
         torch.cat([(gradients[n] - exact[n]).flatten() for n in sorted(exact)]).norm()

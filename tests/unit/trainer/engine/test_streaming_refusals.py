@@ -19,7 +19,6 @@ from tests.fixtures.engine import a_plan, linear_names, tiny_model
 
 CPU = torch.device("cpu")
 HOST = planner_pb2.Store(placement=planner_pb2.PLACEMENT_HOST)
-DISK = planner_pb2.Store(placement=planner_pb2.PLACEMENT_DISK)
 INT8 = planner_pb2.Store(placement=planner_pb2.PLACEMENT_DEVICE, codec=planner_pb2.CODEC_INT8)
 
 
@@ -45,12 +44,8 @@ def applied(model: Any, **execution: Any) -> tuple[AppliedPlan, planner_pb2.Plan
 @pytest.mark.parametrize(
     ("execution", "expected"),
     [
-        ({"layer_input_interval": 2}, "plan.execution.layer_input_interval 2"),
-        ({"weight_placement": planner_pb2.PLACEMENT_HOST}, "weight_placement PLACEMENT_HOST"),
-        ({"key_value_head_count": 1}, "plan.execution.key_value_head_count 1"),
-        ({"streaming": {"key_values": HOST}}, r"streaming\.key_values\.placement PLACEMENT_HOST"),
-        ({"layer_inputs": DISK}, "layer_inputs.placement PLACEMENT_DISK"),
-        ({"layer_inputs": INT8}, "layer_inputs.codec CODEC_INT8"),
+        ({"streaming": {"key_values": HOST}}, "HOST, but the device is the host"),
+        ({"streaming": {"hidden_gradients": INT8}}, r"hidden_gradients\.codec CODEC_INT8"),
         ({"checkpoint_policy": planner_pb2.CHECKPOINT_POLICY_NONE}, "CHECKPOINT_POLICY_NONE"),
         ({"attention_kernel": "sdpa_math"}, "'sdpa_math' cannot run this model here"),
         ({"layer_inputs": HOST}, "HOST, but the device is the host"),
@@ -64,9 +59,11 @@ def test_plans_it_cannot_do(execution: dict[str, Any], expected: str) -> None:
 
 def test_everything_it_cannot_do_is_said_at_once() -> None:
     model = prepared()
-    plan = a_streaming_plan(model.config, linear_names(model), layer_input_interval=2)
+    plan = a_streaming_plan(
+        model.config, linear_names(model), checkpoint_policy=planner_pb2.CHECKPOINT_POLICY_NONE
+    )
     plan.lora.dropout = 0.5
-    with pytest.raises(EngineError, match=r"layer_input_interval 2, plan\.lora\.dropout 0\.5"):
+    with pytest.raises(EngineError, match=r"CHECKPOINT_POLICY_NONE, plan\.lora\.dropout 0\.5"):
         StreamingSettings.of(plan)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.trainer.engine.memory_tracking import StorageTracker
 from services.trainer.engine.streaming import stores
-from services.trainer.engine.streaming.stores import Field, Pages, make_store
+from services.trainer.engine.streaming.stores import Field, Pages, Place, make_store
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FIELDS = (
@@ -27,12 +29,14 @@ def tensors(value: int, tokens: int) -> list[torch.Tensor]:
     return [torch.full(f.shape(tokens), value, dtype=f.dtype, device=DEVICE) for f in FIELDS]
 
 
-@pytest.mark.parametrize("on_host", [False, True])
-def test_whatever_the_order_a_page_holds_what_was_written_last(on_host: bool) -> None:
+@pytest.mark.parametrize("place", Place)
+def test_whatever_the_order_a_page_holds_what_was_written_last(
+    place: Place, tmp_path: Path
+) -> None:
     @settings(max_examples=80, deadline=None)
     @given(OPERATIONS)
     def run(operations: list[tuple[bool, int, int | None]]) -> None:
-        store = make_store(Pages(FIELDS, TOKENS, COUNT), DEVICE, on_host=on_host)
+        store = make_store(Pages(FIELDS, TOKENS, COUNT), DEVICE, place, tmp_path)
         held = dict.fromkeys(range(COUNT), -1)
         for page in held:
             store.write(page, TOKENS, tensors(-1, TOKENS))
@@ -52,7 +56,7 @@ def test_whatever_the_order_a_page_holds_what_was_written_last(on_host: bool) ->
 def test_pages_are_carved_from_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     pages = Pages(FIELDS, TOKENS, COUNT)
     monkeypatch.setattr(stores, "SLAB_BYTES", 3 * pages.page_bytes + 1)
-    store = make_store(pages, DEVICE, on_host=False)
+    store = make_store(pages, DEVICE, Place.DEVICE)
     for page in range(COUNT):
         store.write(page, TOKENS, tensors(page, TOKENS))
     for page in range(COUNT):
@@ -63,7 +67,7 @@ def test_host_stores_are_counted_apart() -> None:
     pages = Pages(FIELDS, TOKENS, COUNT)
     cpu = torch.device("cpu")
     with StorageTracker() as tracker:
-        store = make_store(pages, cpu, on_host=True)
+        store = make_store(pages, cpu, Place.HOST)
     assert tracker.host_peak_bytes == COUNT * pages.page_bytes
     assert tracker.current_bytes == 3 * pages.page_bytes  # two to read, one to write
     del store

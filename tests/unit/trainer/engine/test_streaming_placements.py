@@ -1,0 +1,164 @@
+"""Wherever a step keeps what it keeps, and whatever it makes again: the same loss and gradients."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.trainer.engine.executors.streaming import StreamingExecutor
+from services.trainer.engine.failures import EngineError
+from services.trainer.engine.streaming.codecs import EXACT, Codec, Int8, Nf4
+from services.trainer.engine.streaming.settings import StreamingSettings
+from services.trainer.engine.streaming.stores import Place
+from tests.fixtures.adapted import (
+    a_window,
+    adapted_model,
+    gradients_of,
+    relative_errors,
+    stock_gradients,
+)
+
+TOKENS, TARGETS = 66, 16
+TOLERANCE = 1e-5
+# Five layers: kept inputs of every second or third leave a short last segment.
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {"num_hidden_layers": 5},
+    "qwen3": {"num_hidden_layers": 3},
+    "mistral": {"num_hidden_layers": 2, "sliding_window": 23},
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def streamed(
+    family: str, page_folder: Path, steps: int = 1, **changes: Any
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of the last of some steps."""
+    model, parameters = adapted_model(family, **MODELS[family])
+    defaults: dict[str, Any] = {"chunk_tokens": 10, "loss_tile_rows": 5}
+    executor = StreamingExecutor(
+        model,
+        StreamingSettings(TOKENS, TARGETS, page_folder=page_folder, **{**defaults, **changes}),
+    )
+    for _ in range(steps):
+        for parameter in parameters.values():
+            parameter.grad = None
+        loss = executor.step(a_window(TOKENS), 1.0)
+    return loss, gradients_of(parameters)
+
+
+@functools.cache
+def stock(family: str) -> tuple[float, dict[str, torch.Tensor]]:
+    return stock_gradients(family, a_window(TOKENS), TARGETS, **MODELS[family])
+
+
+def assert_exact(family: str, found: tuple[float, dict[str, torch.Tensor]]) -> None:
+    expected_loss, expected = stock(family)
+    assert found[0] == pytest.approx(expected_loss, rel=TOLERANCE)
+    for parameter, error in relative_errors(found[1], expected).items():
+        assert error <= TOLERANCE, parameter
+
+
+@pytest.mark.parametrize("place", Place)
+@pytest.mark.parametrize("chunk_tokens", [1, 10, 64, 66])
+def test_everything_anywhere(place: Place, chunk_tokens: int, tmp_path: Path) -> None:
+    for selective in (False, True):
+        found = streamed(
+            "llama", tmp_path, chunk_tokens=chunk_tokens, layer_inputs=place,
+            hidden_gradients=place, key_values=place,
+            attention_outputs=place if selective else None,
+            kept_keys=None if selective else place,
+        )  # fmt: skip
+        assert_exact("llama", found)
+
+
+@pytest.mark.parametrize("interval", [2, 3, 5, 9])
+@pytest.mark.parametrize("kept", [None, Place.DEVICE, Place.HOST])
+def test_inputs_of_every_few_layers(interval: int, kept: Place | None, tmp_path: Path) -> None:
+    for place in Place:
+        found = streamed(
+            "llama", tmp_path, steps=2, layer_inputs=place, layer_input_interval=interval,
+            attention_outputs=kept, hidden_gradients=Place.HOST,
+        )  # fmt: skip
+        assert_exact("llama", found)
+
+
+@pytest.mark.parametrize("place", [Place.HOST, Place.DISK])
+@pytest.mark.parametrize("family", ["qwen3", "mistral"])
+@pytest.mark.parametrize("chunk_tokens", [10, 30])
+def test_keys_in_pages(family: str, place: Place, chunk_tokens: int, tmp_path: Path) -> None:
+    found = streamed(family, tmp_path, steps=2, chunk_tokens=chunk_tokens, key_values=place)
+    assert_exact(family, found)
+
+
+@pytest.mark.parametrize(("codec", "worst"), [(EXACT, 1e-5), (Int8(), 0.05), (Nf4(), 0.5)])
+def test_codecs_change_gradients_and_not_the_loss(
+    codec: Codec, worst: float, tmp_path: Path
+) -> None:
+    for place in Place:
+        loss, gradients = streamed("llama", tmp_path, layer_inputs=place, layer_input_codec=codec)
+        expected_loss, expected = stock("llama")
+        assert loss == pytest.approx(expected_loss, rel=TOLERANCE)
+        errors = relative_errors(gradients, expected)
+        assert max(errors.values()) <= worst
+        assert codec is EXACT or max(errors.values()) > TOLERANCE
+
+
+def test_nothing_is_left_on_the_disk_and_what_was_written_is_counted(tmp_path: Path) -> None:
+    model, _ = adapted_model("llama", **MODELS["llama"])
+    settings = StreamingSettings(
+        TOKENS, TARGETS, 10, 5, layer_inputs=Place.DISK, page_folder=tmp_path
+    )
+    executor = StreamingExecutor(model, settings)
+    assert executor.disk_written_bytes == 0
+    executor.step(a_window(TOKENS), 1.0)
+    # Inputs of four layers in seven chunks, each a block of the disk.
+    assert executor.disk_written_bytes == 4 * 7 * 4096
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_is_refused_before_the_step(tmp_path: Path, monkeypatch) -> None:
+    class Full:
+        f_bavail, f_frsize = 3, 4096
+
+    monkeypatch.setattr("os.statvfs", lambda _: Full)
+    with pytest.raises(EngineError, match=r"12,288 free bytes; the plan's page files need 114,688"):
+        streamed("llama", tmp_path, layer_inputs=Place.DISK)
+
+
+def test_a_page_that_changed_on_the_disk_is_detected(tmp_path: Path, monkeypatch) -> None:
+    import os
+
+    write = os.pwritev
+
+    def flip(descriptor: int, buffers: list[Any], offset: int) -> int:
+        damaged = bytearray(buffers[0])
+        if offset == 5 * 4096:
+            damaged[17] ^= 1
+        return write(descriptor, [damaged], offset)
+
+    monkeypatch.setattr("os.pwritev", flip)
+    # Memory of its own need not lie as direct I/O wants it.
+    monkeypatch.setattr("os.O_DIRECT", 0)
+    with pytest.raises(EngineError, match="page 5 of a page file is not what was written"):
+        streamed("llama", tmp_path, layer_inputs=Place.DISK)
+
+
+def test_a_disk_that_fills_up_in_mid_step_is_said(tmp_path: Path, monkeypatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.pwritev", full)
+    with pytest.raises(OSError, match="No space left"):
+        streamed("llama", tmp_path, layer_inputs=Place.DISK)
