@@ -11,6 +11,7 @@ Shapes: B batch, S tokens of the window, C tokens of a chunk, E hidden.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,12 +158,9 @@ class StreamingExecutor:
             # The last layer's keys: backward begins with them.
             self._keys_only(layer, hidden_bce, call, self._place(chunk))
             return
-        forward = Forward(self._place(chunk))
-        with attention(forward):
+        keep = functools.partial(workspace.keep_attention, layer, chunk) if is_training else None
+        with attention(Forward(self._place(chunk), keep)):
             output_bce = self.parts.run(layer, hidden_bce, call)
-        if is_training and forward.attended and forward.keys_and_values:
-            workspace.write_attended(layer, chunk, forward.attended)
-            workspace.write_keys(layer, chunk, forward.keys_and_values)
         workspace.hidden.write(chunk.index, chunk.length, [output_bce])
 
     def _keys_only(

@@ -87,13 +87,12 @@ class KeysOnly:
         raise KeysReady(key, value)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Forward:
-    """Attends, without gradients, and remembers what it was given and found."""
+    """Attends, without gradients; `keep` gets what it was given and what it found."""
 
     at: ChunkAttention
-    keys_and_values: Pair | None = None
-    attended: Attended | None = None
+    keep: Callable[[Pair, Attended], None] | None = None
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
@@ -101,9 +100,10 @@ class Forward:
     ) -> torch.Tensor:  # fmt: skip
         """The output, (B, C, H, D)."""
         self.at.write(key, value)
-        self.keys_and_values = (key, value)
-        self.attended = self.at.attend(query, window, scale)
-        return self.attended.output_bchd
+        attended = self.at.attend(query, window, scale)
+        if self.keep is not None:
+            self.keep((key, value), attended)
+        return attended.output_bchd
 
 
 @dataclass(frozen=True, slots=True)

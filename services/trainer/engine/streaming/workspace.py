@@ -64,23 +64,23 @@ class Workspace:
         """Bytes written to page files so far."""
         return sum(store.disk_written_bytes for store in self._stores)
 
-    def write_attended(self, layer: int, chunk: Chunk, attended: Attended) -> None:
-        """Keeps what attention returned, if the plan wants it kept."""
+    def keep_attention(
+        self, layer: int, chunk: Chunk, keys_and_values: Pair, attended: Attended
+    ) -> None:
+        """Keeps what the plan wants kept: keys and values (B, G, C, D), what attention returned."""
+        page = self._page(layer, chunk)
+        if self.kept_keys is not None:
+            tensors = [tensor.transpose(1, 2) for tensor in keys_and_values]
+            self.kept_keys.write(page, chunk.length, tensors)
         if self.attention_outputs is not None:
-            tensors = (attended.output_bchd, attended.lse_bhc)
-            self.attention_outputs.write(self._page(layer, chunk), chunk.length, tensors)
+            returned = (attended.output_bchd, attended.lse_bhc)
+            self.attention_outputs.write(page, chunk.length, returned)
 
     def read_attended(self, layer: int, chunk: Chunk, following: int | None) -> Attended | None:
         """What attention returned in forward; None where it was not kept."""
         if self.attention_outputs is None:
             return None
         return Attended(*self._read(self.attention_outputs, layer, chunk, following))
-
-    def write_keys(self, layer: int, chunk: Chunk, keys_and_values: Pair) -> None:
-        """Keeps a chunk's keys and values, (B, G, C, D), if the plan wants them kept."""
-        if self.kept_keys is not None:
-            tensors = [tensor.transpose(1, 2) for tensor in keys_and_values]
-            self.kept_keys.write(self._page(layer, chunk), chunk.length, tensors)
 
     def read_keys(self, layer: int, chunk: Chunk, following: int | None) -> Pair | None:
         """A chunk's keys and values, (B, G, C, D); None where they were not kept."""
