@@ -1,7 +1,8 @@
 """Predicted against measured device memory: `python -m bench.memory [--models a,b] [--tiers 1,4]`.
 
 Every model at its real size and every tier, under fake tensors, for each optimisation set whose
-tensors can be faked. Writes `bench/results/memory.json` and prints the errors.
+tensors can be faked. The streaming executor's layers are alike and its chunks many, so its cases
+have fewer layers. Writes `bench/results/memory.json` and prints the errors.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from services.planner.ladder import Tier, load_ladder
 from services.planner.machine import ComputeDtype, DeviceKind, Machine
 from services.planner.memory import Sizing
 from services.planner.models import ModelShape, catalogue, model_by_id
-from services.planner.options import BasePrecision, Executor, OptimizationSet, Place, Policy
+from services.planner.options import BasePrecision, Codec, Executor, OptimizationSet, Place, Policy
 from services.planner.rates import Rates, single_rates
 from services.planner.tables import table
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
-# A pretended CPU: rates do not touch memory.
+_STREAMED_LAYERS = 3
+# A pretended CPU beside host memory: rates do not touch memory.
 _DTYPE_RATES = single_rates(1e12, [(1.0, 1e12)], 1e11)
 _MACHINE = Machine(
-    device_name="oracle", device_kind=DeviceKind.CPU, device_index=0, shared_memory=True,
+    device_name="oracle", device_kind=DeviceKind.CPU, device_index=0, shared_memory=False,
     gpu_safe_bytes=2**50, host_safe_bytes=2**50, process_overhead_bytes=0, disk_free_bytes=0,
     rates=Rates({2: _DTYPE_RATES, 4: _DTYPE_RATES}, 1e11, 1e10, 1e10),
     dtypes=(ComputeDtype.BFLOAT16, ComputeDtype.FLOAT32), attention_kernels=("sdpa_flash",),
@@ -47,6 +49,14 @@ class Setting:
     chosen: OptimizationSet
     adapters: Adapters = EVERY_LINEAR
     attention_only: bool = False
+
+    def shape_of(self, model: ModelShape) -> ModelShape:
+        """The model, with fewer layers for the streaming executor."""
+        layers = min(_STREAMED_LAYERS, model.layer_count)
+        if not self.chosen.streaming or layers == model.layer_count:
+            return model
+        windowed = min(model.windowed_layer_count, layers)
+        return replace(model, layer_count=layers, windowed_layer_count=windowed)
 
     def adapters_of(self, model: ModelShape) -> Adapters:
         """The adapters, by the names the model gives its linears."""
@@ -65,6 +75,10 @@ _PLAIN = OptimizationSet(
 )  # fmt: skip
 _FLOAT32 = replace(_PLAIN, dtype=ComputeDtype.FLOAT32)
 _STREAMED = replace(_PLAIN, executor=Executor.STREAMING)
+_ON_HOST = replace(
+    _STREAMED, policy=Policy.SELECTIVE, layer_inputs=Place.HOST, attention_outputs=Place.HOST,
+    hidden_gradients=Place.HOST,
+)  # fmt: skip
 SETS = {
     "bfloat16": Setting(_PLAIN),
     "bfloat16 without checkpointing": Setting(replace(_PLAIN, policy=Policy.KEEP_ALL)),
@@ -77,20 +91,38 @@ SETS = {
     "bfloat16 with adapters on attention": Setting(_PLAIN, attention_only=True),
     "bfloat16 with dropout": Setting(_PLAIN, Adapters(dropout=0.05)),
     "float32 with dropout": Setting(_FLOAT32, Adapters(dropout=0.05)),
+    "streaming bfloat16": Setting(_STREAMED),
+    "streaming float32": Setting(replace(_STREAMED, dtype=ComputeDtype.FLOAT32)),
+    "streaming selective on host": Setting(_ON_HOST),
+    "streaming with keys on host": Setting(replace(_ON_HOST, key_values=Place.HOST)),
+    "streaming int8 on host": Setting(
+        replace(_STREAMED, layer_inputs=Place.HOST, hidden_gradients=Place.HOST, codec=Codec.INT8)
+    ),
+    "streaming every second layer on host": Setting(
+        replace(
+            _STREAMED, layer_inputs=Place.HOST, hidden_gradients=Place.HOST, layer_input_interval=2
+        )
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One prediction beside its measurement, in bytes; optimizer states in neither."""
+    """One prediction beside its measurement, in bytes; optimizer states in neither.
+
+    host: what waits in host memory; predicted in whole slabs.
+    """
 
     model: str
+    layers: int
     tier: int
     tokens: int
     set: str
     predicted_bytes: int
     measured_bytes: int
     lines: dict[str, int]
+    predicted_host_bytes: int
+    measured_host_bytes: int
 
     @property
     def error(self) -> float:
@@ -101,6 +133,7 @@ class Case:
 def run_case(model: ModelShape, tier: Tier, name: str) -> Case:
     """Predicts and measures one step."""
     chosen, adapters = SETS[name].chosen, SETS[name].adapters_of(model)
+    model = SETS[name].shape_of(model)
     candidate = Evaluation(model, _MACHINE, adapters).one(tier, chosen, Sizing())
     budget = search.budget_for(_MACHINE, search.Constraints())
     answer = responses.Answer(model, _MACHINE, budget, adapters)
@@ -110,19 +143,26 @@ def run_case(model: ModelShape, tier: Tier, name: str) -> Case:
     lines = {line: size for line, size in device.lines.items() if line != "optimizer"}
     return Case(
         model.model_id,
+        model.layer_count,
         tier.tier,
         tier.tokens,
         name,
         sum(lines.values()),
         measured.peak_bytes,
         lines,
+        candidate.memory.host.phases["backward"],
+        measured.host_bytes,
     )
 
 
 def config_of(model: ModelShape) -> dict[str, object]:
-    """The config.json fields of a catalogue model."""
+    """The config.json fields of a catalogue model, with as many layers as the shape has."""
     rows = {row["id"]: row for row in table("models")["models"]}
-    return dict(rows[model.model_id]["config"])
+    config = dict(rows[model.model_id]["config"])
+    types = config.get("layer_types")
+    if types:
+        config["layer_types"] = types[: model.layer_count]
+    return config | {"num_hidden_layers": model.layer_count}
 
 
 def run_cases(models: list[str], tiers: list[int], sets: list[str]) -> Iterator[Case]:
@@ -131,9 +171,10 @@ def run_cases(models: list[str], tiers: list[int], sets: list[str]) -> Iterator[
     for model_id in models:
         model = model_by_id(model_id)
         for tier in tiers:
-            if model.reads_at_most(ladder[tier].tokens):
-                continue  # its sliding window is shorter: the engine refuses
+            windowed = model.reads_at_most(ladder[tier].tokens)
             for name in sets:
+                if windowed and not SETS[name].chosen.streaming:
+                    continue  # its sliding window is shorter: the resident executor refuses
                 yield run_case(model, ladder[tier], name)
 
 

@@ -87,13 +87,19 @@ class LayerActivations:
 
 
 def layer_activations(
-    model: ModelShape, element_bytes: int, adapters: Adapters, *, repeats_keys: bool = False
+    model: ModelShape,
+    element_bytes: int,
+    adapters: Adapters,
+    *,
+    repeats_keys: bool = False,
+    streaming: bool = False,
 ) -> LayerActivations:
     """Activation bytes per token of one layer of `model` with these adapters.
 
     repeats_keys: keys and values are repeated to every query head before the kernel.
+    streaming: keys and values wait in the streaming executor's memory instead.
     """
-    kept = _Kept(model, element_bytes, adapters, repeats_keys)
+    kept = _Kept(model, element_bytes, adapters, repeats_keys, streaming)
     return LayerActivations(
         kept=PerToken(kept.total, kept.per_rank),
         input_kept=kept.layer_input,
@@ -108,10 +114,15 @@ class _Kept:
     """What autograd keeps of one layer, part by part."""
 
     def __init__(
-        self, model: ModelShape, element_bytes: int, adapters: Adapters, repeats_keys: bool
+        self,
+        model: ModelShape,
+        element_bytes: int,
+        adapters: Adapters,
+        repeats_keys: bool,
+        streaming: bool,
     ) -> None:
         self._model, self._element, self._adapters = model, element_bytes, adapters
-        self._repeats_keys = repeats_keys
+        self._repeats_keys, self.streaming = repeats_keys, streaming
         self._linears = [linear for linear in model.linears if adapters.targets(linear.name)]
         self.adapter_element = adapters.element_bytes(element_bytes)
         self.norm = self._norm()
@@ -214,12 +225,14 @@ class _Kept:
         model, element = self._model, self._element
         architecture = model.architecture
         query, key_value = element * model.query_width, element * model.key_value_width
+        log_sum_exp = _FLOAT32 * model.query_head_count
+        if self.streaming:
+            return 2 * query + log_sum_exp + self._query_key_norms()
         rotated = query + key_value
         # Fused: the values are a view that keeps the whole projection alive.
         values = query + 2 * key_value if architecture.fused_query_key_value else key_value
         output = query * (2 if architecture.partial_rotary else 1)
         repeated = 2 * (query - key_value) if self._repeats_keys else 0
-        log_sum_exp = _FLOAT32 * model.query_head_count
         return rotated + values + repeated + output + log_sum_exp + self._query_key_norms()
 
     def _query_key_norms(self) -> int:
@@ -255,7 +268,7 @@ def _backward_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[Per
     else:
         in_norm = kept.total - kept.mlp + (_NORM_BACKWARD[element] - element) * hidden
     moments = (PerToken(in_mlp, less_rank), PerToken(in_norm, kept.per_rank))
-    if architecture.mlp is not Mlp.GATED_FUSED:
+    if architecture.mlp is not Mlp.GATED_FUSED or kept.streaming:
         return moments
     residual = 1 if element != _FLOAT32 else 0
     recompute = kept.total - kept.mlp + element * (6 * intermediate + (2 + residual) * hidden)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from services.planner.adapters import Adapters
 from services.planner.architectures import Mlp, Norm
-from services.planner.arithmetic import Number, ceiling_divide, maximum, where
+from services.planner.arithmetic import Number, ceiling_divide, maximum, minimum, where
 from services.planner.models import Linear, ModelShape
 from services.planner.options import OptimizationSet
 from services.planner.rates import DtypeRates, RateCurve, Rates
@@ -191,11 +191,18 @@ class _Cost:
     def _attention(self) -> Number:
         """Causal attention of all layers; kept outputs spare the recompute's share."""
         model, tier, terms = self._model, self._tier, self._terms
-        causal = 2.0 * model.layers * model.query * tier.tokens * tier.tokens
+        causal = 2.0 * model.query * self._attended_pairs()
         forwards = self._forwards - where(self._chosen.selective, 1, 0)
         return causal * forwards / terms.attention_forward.at(
             tier.tokens
         ) + causal * _ATTENTION_BACKWARD / terms.attention_backward.at(tier.tokens)
+
+    def _attended_pairs(self) -> Number:
+        """Twice the pairs of query and key in all layers: S S causal, 2 S w - w w in windows."""
+        model, tokens = self._model, self._tier.tokens
+        window = minimum(model.window, tokens)
+        full = (model.layers - model.windowed_layers) * tokens * tokens
+        return full + model.windowed_layers * window * (2 * tokens - window)
 
     def _elementwise(self) -> Number:
         """Bytes that everything except matrix products reads and writes.

@@ -41,6 +41,7 @@ _INTERVALS = (1, 4)
 class Choice:
     """What the search may choose from on a machine.
 
+    resident: sets of the resident executor too, which has no sliding windows.
     exact_too: exact sets beside the quantised ones, which are better in everything else.
     key_value_heads: heads a model may be converted to; 0 leaves it as it is.
     """
@@ -49,6 +50,7 @@ class Choice:
     kernel: str
     has_own_memory: bool
     quantises: bool
+    resident: bool
     exact_too: bool
     runnable_only: bool
     key_value_heads: tuple[int, ...] = (0,)
@@ -76,7 +78,7 @@ class Grid:
 
 
 def choice(
-    machine: Machine, model: ModelShape, *, exact_only: bool, runnable_only: bool
+    machine: Machine, model: ModelShape, *, resident: bool, exact_only: bool, runnable_only: bool
 ) -> Choice | None:
     """The choice on this machine; None without a fused attention kernel or any rate."""
     kernel = best_kernel(machine)
@@ -89,6 +91,7 @@ def choice(
         kernel=kernel,
         has_own_memory=machine.has_own_memory,
         quantises=machine.has_bitsandbytes,
+        resident=resident,
         exact_too=exact_only or not machine.has_bitsandbytes,
         runnable_only=runnable_only,
         key_value_heads=(0, heads) if heads else (0,),
@@ -101,7 +104,8 @@ def grid_of(wanted: Choice) -> Grid:
     they are made once."""
     groups = []
     for dtype, heads in product(wanted.dtypes, wanted.key_value_heads):
-        for made in (_resident(wanted, dtype, heads), _streaming(wanted, dtype, heads)):
+        resident = _resident(wanted, dtype, heads) if wanted.resident else iter(())
+        for made in (resident, _streaming(wanted, dtype, heads)):
             sets = tuple(one for one in made if not (wanted.runnable_only and not_runnable(one)))
             if sets:
                 groups.append(Group(sets, set_terms(sets)))
@@ -146,8 +150,10 @@ def _streaming(wanted: Choice, dtype: ComputeDtype, heads: int) -> Iterator[Opti
             policy=Policy.EVERY_LAYER if outputs is Place.NOWHERE else Policy.SELECTIVE,
             layer_inputs=inputs, layer_input_interval=interval, codec=codec,
             attention_outputs=outputs,
-            # Every layer reads and writes it: host memory is as far as it goes.
-            hidden_gradients=min(inputs, Place.HOST),
+            # Every layer reads and writes them: host memory is as far as they go.
+            hidden_gradients=Place.HOST
+            if wanted.has_own_memory and inputs is not Place.DEVICE
+            else Place.DEVICE,
             key_values=key_values, weights=weight_place, key_value_heads=heads,
             adamw_8bit=eight_bit,
         )  # fmt: skip
@@ -160,11 +166,11 @@ def _store_layouts(
 
     Attention outputs wait where layer inputs do, so that ids name a set and no other.
     """
-    places = [Place.DEVICE, Place.HOST, Place.DISK] if wanted.has_own_memory else [Place.DEVICE]
+    memory = [Place.DEVICE, Place.HOST] if wanted.has_own_memory else [Place.DEVICE]
     codecs = Codec if wanted.quantises else [Codec.EXACT]
-    for inputs, interval, codec in product(places, _INTERVALS, codecs):
+    for inputs, interval, codec in product([*memory, Place.DISK], _INTERVALS, codecs):
         # A codec is for what leaves the device, and smaller than leaving layers out.
         if codec is not Codec.EXACT and (inputs is Place.DEVICE or interval > 1):
             continue
-        for outputs, keys in product((Place.NOWHERE, inputs), places[:2]):
+        for outputs, keys in product((Place.NOWHERE, inputs), memory):
             yield inputs, codec, interval, outputs, keys

@@ -198,7 +198,7 @@ def _contradictions(chosen: OptimizationSet) -> tuple[tuple[str, bool, str, str]
 
 def _beyond(chosen: OptimizationSet, machine: Machine) -> tuple[tuple[str, bool, str, str], ...]:
     """What this machine does not have."""
-    off_device = bool(chosen.places & {Place.HOST, Place.DISK}) or chosen.weights is Place.HOST
+    off_device = Place.HOST in chosen.places or chosen.weights is Place.HOST
     lossy = [name for name in chosen.lossy_ids if name in (QLORA, ADAMW_8BIT, ACTIVATIONS_4BIT)]
     return (
         (MIXED_PRECISION, chosen.dtype not in machine.dtypes,
@@ -214,12 +214,7 @@ def _beyond(chosen: OptimizationSet, machine: Machine) -> tuple[tuple[str, bool,
 def not_runnable(chosen: OptimizationSet) -> tuple[str, ...]:
     """Parts of a set that this version's engine cannot run yet."""
     missing = {
-        "the streaming executor": chosen.streaming,
-        "page files on disk": Place.DISK in chosen.places,
-        "keys and values in host memory": chosen.key_values is Place.HOST,
         "weights streamed from host memory": chosen.weights is Place.HOST,
-        "layer inputs of every few layers only": chosen.layer_input_interval > 1,
-        "layer inputs in 8 or 4 bits": chosen.codec is not Codec.EXACT,
         "conversion to grouped-query attention": chosen.key_value_heads > 0,
     }
     return tuple(name for name, on in missing.items() if on)

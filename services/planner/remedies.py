@@ -89,9 +89,9 @@ def remedy_for_window(model: ModelShape, tier: Tier) -> Remedy:
     """What to do about layers that attend to fewer tokens than the tier has."""
     text = (
         f"{model.windowed_layer_count} of {model.layer_count} layers of {model.display_name} "
-        f"attend to the last {model.sliding_window} tokens only, and the fused kernels here "
-        f"compute full causal attention: choose a model without a sliding window, or a tier of at "
-        f"most {model.sliding_window} tokens (this one has {tier.tokens})"
+        f"attend to the last {model.sliding_window} tokens only, which the resident executor does "
+        f"not do: add streaming-executor, or choose a tier of at most {model.sliding_window} "
+        f"tokens (this one has {tier.tokens})"
     )
     return Remedy(text, Resource.SOFTWARE)
 

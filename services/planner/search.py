@@ -172,7 +172,15 @@ class Search:
 
     def judge_all(self, ladder: Sequence[Tier]) -> tuple[Verdict, ...]:
         """A verdict on every tier: the fastest set that fits, else what would make one fit."""
-        grid = self._grid()
+        whole = [tier for tier in ladder if not self._model.reads_at_most(tier.tokens)]
+        windowed = [tier for tier in ladder if self._model.reads_at_most(tier.tokens)]
+        verdicts = (*self._judge(whole, resident=True), *self._judge(windowed, resident=False))
+        return tuple(sorted(verdicts, key=lambda verdict: ladder.index(verdict.tier)))
+
+    def _judge(self, ladder: Sequence[Tier], *, resident: bool) -> tuple[Verdict, ...]:
+        if not ladder:
+            return ()
+        grid = self._grid(resident=resident)
         if grid is None:
             why = (remedy_for_kernel(self._machine),)
             return tuple(Verdict(t, None, Resource.SOFTWARE, remedies=why) for t in ladder)
@@ -205,11 +213,15 @@ class Search:
             verdict = self._refused(tier, found, missing, np.array([[False]]), 0)
         else:
             verdict = self._fitting(tier, totals)
+        if not chosen.streaming and self._model.reads_at_most(tier.tokens):
+            verdict = Verdict(
+                tier, totals, Resource.SOFTWARE, remedies=(remedy_for_window(self._model, tier),)
+            )
         return replace(verdict, itemise=lambda: candidate)
 
-    def _grid(self) -> Grid | None:
+    def _grid(self, *, resident: bool) -> Grid | None:
         wanted = choice(
-            self._machine, self._model, exact_only=self._constraints.exact_only,
+            self._machine, self._model, resident=resident, exact_only=self._constraints.exact_only,
             runnable_only=self._constraints.runnable_only,
         )  # fmt: skip
         return grid_of(wanted) if wanted else None
@@ -254,20 +266,10 @@ class Search:
         return self.evaluation.one(tier, chosen, sizing)
 
     def _fitting(self, tier: Tier, totals: Totals) -> Verdict:
-        return self._if_read(Verdict(tier, totals, itemise=self._itemiser(tier, totals)))
+        return Verdict(tier, totals, itemise=self._itemiser(tier, totals))
 
     def _itemiser(self, tier: Tier, totals: Totals) -> Callable[[], Candidate]:
         return lambda: self._candidate(tier, totals.chosen)
-
-    def _if_read(self, verdict: Verdict) -> Verdict:
-        """The verdict, unless layers attend to less than the window."""
-        if not self._model.reads_at_most(verdict.tier.tokens):
-            return verdict
-        why = (remedy_for_window(self._model, verdict.tier),)
-        return replace(
-            verdict, binding=Resource.SOFTWARE, shortfall_bytes=0, shortfall_seconds=0.0,
-            remedies=why,
-        )  # fmt: skip
 
     def _refused(
         self,
@@ -296,14 +298,13 @@ class Search:
             remedies = [self._together(lacks, limit)]
         in_bytes = binding is not Resource.TIME
         totals = found.totals(row, index)
-        verdict = Verdict(
+        return Verdict(
             tier, totals, binding,
             shortfall_bytes=int(amount) if in_bytes else 0,
             shortfall_seconds=0.0 if in_bytes else amount,
             remedies=tuple(remedies),
             itemise=self._itemiser(tier, totals),
         )  # fmt: skip
-        return self._if_read(verdict)
 
     def _is_beyond_every_card(self, change: _Change) -> bool:
         """True when no card of the table has so much memory: then it is the last resort."""

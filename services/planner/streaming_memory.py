@@ -7,11 +7,14 @@ streaming-stores and those of static_memory.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from services.planner.arithmetic import (
     Number,
     ceiling_divide,
     maximum,
     minimum,
+    power_of_two_from,
     power_of_two_to,
     where,
     whole,
@@ -36,8 +39,25 @@ LARGEST_CHUNK_FOR_STREAMED_KEYS = 32768
 # Host pages are carved from slabs of this size, so that pinned memory's rounding costs nothing.
 SLAB_BYTES = 256 * 2**20
 _FLOAT32 = 4
-# A store off the device keeps the page at work and the next one on it.
-_BUFFERED_PAGES = 2
+# A store off the device has so many pages on it: at work, on its way there, on its way back.
+BUFFERED_PAGES = 3
+# Page files are read and written in whole blocks.
+DISK_BLOCK_BYTES = 4096
+# Of a layer's adapters: those of the MLP's last linears are done at the peak of a chunk's backward.
+_FOUND_SHARE = 0.3
+# Token ids of a chunk, int64.
+_TOKEN_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Pages of `layers` layers, `width` bytes a token each, and where they are."""
+
+    layers: Number
+    width: Number
+    on_device: Number
+    on_host: Number
+    on_disk: Number
 
 
 class StreamingMemory:
@@ -59,14 +79,16 @@ class StreamingMemory:
         self._trained = {
             "base_model": static.base_model, "lora": static.lora, "optimizer": static.optimizer,
         }  # fmt: skip
-        self._boundary = tier.tokens * model.layer.boundary
-        self._layer_inputs = self._kept_inputs()
-        # Inputs of the layers between two kept ones, made again for one segment at a time.
-        self._segment_inputs = (chosen.interval - 1) * self._boundary
-        self._attention_outputs = self._kept_outputs()
-        self._keys = tier.tokens * 2 * model.element * model.key_value
-        self._key_gradients = tier.tokens * 2 * _FLOAT32 * model.key_value
-        self._on_device, self._pages = self._stores()
+        self._stores = stores(model, chosen)
+        # Of the keys at work and their gradients, on the device.
+        self._keys_width = 2 * (model.element + _FLOAT32) * model.key_value
+        self._on_device = tier.tokens * sum(
+            where(store.on_device, store.layers * store.width, 0) for store in self._stores
+        )
+        self._buffered = BUFFERED_PAGES * sum(
+            where(store.on_device, 0, where(store.layers > 0, store.width, 0))
+            for store in self._stores
+        )
         self.chunk_tokens = chunk_tokens or self._chunk(device_budget)
         self.tile_rows = self._loss_tile_rows()
 
@@ -90,27 +112,22 @@ class StreamingMemory:
 
     def host_stores(self) -> Lines:
         """Stores in pinned memory, slab by slab, and weights that are streamed."""
-        chosen = self._chosen
-        keys = where(chosen.keys_on_device, 0, self._keys + self._key_gradients)
-        gradients = where(chosen.gradients_on_device, 0, self._boundary)
-        activations = (
-            _slabs(where(chosen.inputs_on_host, self._layer_inputs, 0))
-            + _slabs(where(chosen.inputs_on_device, 0, self._segment_inputs))
-            + _slabs(where(chosen.outputs_on_host, self._attention_outputs, 0))
-            + _slabs(gradients)
+        keys = where(self._chosen.keys_on_device, 0, self._paged_keys())
+        activations = sum(
+            where(store.on_host, self._slabs(store), 0)
+            + where(store.on_disk, self._staging(store), 0)
+            for store in self._stores
         )
         return {
             "activations": activations,
-            "kv": _slabs(keys),
-            "base_model": _slabs(self._static.host_weights),
+            "kv": keys,
+            "base_model": _whole_slabs(self._static.host_weights),
         }
 
     def disk_stores(self) -> Lines:
         """Page files."""
-        chosen = self._chosen
-        inputs = where(chosen.inputs_on_disk, self._layer_inputs, 0)
-        outputs = where(chosen.outputs_on_disk, self._attention_outputs, 0)
-        return {"activations": inputs + outputs}
+        pages = (where(store.on_disk, self._file_bytes(store), 0) for store in self._stores)
+        return {"activations": sum(pages)}
 
     def _chunk(self, device_budget: Number) -> Number:
         """A share of what the weights leave of the budget, in whole powers of two.
@@ -133,80 +150,107 @@ class StreamingMemory:
         fitting = power_of_two_to(maximum(room // (with_one - without), SMALLEST_TILE_ROWS))
         return minimum(fitting, LARGEST_TILE_ROWS, power_of_two_to(self._tier.targets))
 
-    def _kept_inputs(self) -> Number:
-        kept = ceiling_divide(self._model.layers, self._chosen.interval)
-        return whole(kept * self._boundary * self._chosen.codec_share)
+    def _pages(self, store: Store) -> tuple[Number, Number]:
+        """How many pages a store has, and their bytes."""
+        chunks = ceiling_divide(self._tier.tokens, self.chunk_tokens)
+        return store.layers * chunks, whole(self.chunk_tokens * store.width)
 
-    def _kept_outputs(self) -> Number:
-        kept = self._model.layers * self._tier.tokens * self._output_width()
-        return where(self._chosen.selective, kept, 0)
+    def _slabs(self, store: Store) -> Number:
+        """Pinned slabs of whole pages; each allocation is rounded up to a power of two."""
+        count, page = self._pages(store)
+        per_slab = maximum(1, SLAB_BYTES // maximum(1, page))
+        full = count // per_slab
+        rest = power_of_two_from((count - full * per_slab) * page)
+        return full * power_of_two_from(per_slab * page) + rest
 
-    def _output_width(self) -> Number:
-        """Bytes per token of one layer's attention output and log-sum-exp."""
-        return self._model.element * self._model.query + _FLOAT32 * self._model.query_heads
+    def _staging(self, store: Store) -> Number:
+        """Pinned pages on the way between device and disk."""
+        _, page = self._pages(store)
+        return BUFFERED_PAGES * power_of_two_from(page + DISK_BLOCK_BYTES)
 
-    def _stores(self) -> tuple[Number, Number]:
-        """Bytes of the stores on the device, and per chunk token of the pages of the others."""
-        chosen = self._chosen
-        page = _BUFFERED_PAGES * self._model.layer.boundary
-        output_page = _BUFFERED_PAGES * self._output_width()
-        outputs_elsewhere = chosen.outputs_on_host | chosen.outputs_on_disk
-        on_device = (
-            where(chosen.inputs_on_device, self._layer_inputs + self._segment_inputs, 0)
-            + where(chosen.gradients_on_device, self._boundary, 0)
-            + where(chosen.outputs_on_device, self._attention_outputs, 0)
-        )
-        pages = (
-            where(chosen.inputs_on_device, 0, page)
-            + where(chosen.gradients_on_device, 0, page)
-            + where(outputs_elsewhere, output_page, 0)
-        )
-        return on_device, pages
+    def _file_bytes(self, store: Store) -> Number:
+        count, page = self._pages(store)
+        return count * ceiling_divide(page, DISK_BLOCK_BYTES) * DISK_BLOCK_BYTES
+
+    def _paged_keys(self) -> Number:
+        model = self._model
+        widths = (2 * model.element * model.key_value, 2 * _FLOAT32 * model.key_value)
+        return sum(self._slabs(Store(1, width, False, True, False)) for width in widths)
 
     def _forward(self, chunk: Number) -> Lines:
-        model, chosen = self._model, self._chosen
-        working = chunk * (model.layer.forward + self._attention_working())
-        keys_on_device = where(chosen.keys_on_device, self._keys, self._key_pages(chunk))
-        return {
-            "activations": self._on_device + chunk * self._pages + working,
-            "kv": keys_on_device,
-            "buffers": chunk * model.rotary,
-        }
+        """A layer's MLP, beside the embeddings that every call of the model makes."""
+        model = self._model
+        working = chunk * (model.layer.forward + model.layer.boundary + _TOKEN_BYTES)
+        return self._standing(chunk, working)
 
     def _loss(self, tile_rows: Number) -> Lines:
         model = self._model
         hidden = model.element * model.hidden
         rows = tile_rows * (model.final_norm_output + 4 * hidden)
-        return {
-            "activations": self._on_device + self.chunk_tokens * self._pages + rows,
-            "buffers": logit_bytes(model) * tile_rows,
-        }
+        lines = self._standing(self.chunk_tokens, rows)
+        return lines | {"buffers": logit_bytes(model) * tile_rows}
 
     def _backward(self, chunk: Number) -> Lines:
+        """A layer's recompute and backward, the embeddings, and inputs that had to be decoded.
+
+        Attention outputs that were kept are views of their pages.
+        """
         model, chosen = self._model, self._chosen
-        layer = model.layer.backward(self._tier.rank) + model.layer.boundary
-        working = chunk * (layer + self._attention_working())
+        layer = model.layer.backward(self._tier.rank) + model.layer.boundary + _TOKEN_BYTES
+        decoded = where(chosen.codec_share < 1, model.layer.boundary, 0)
+        kept = where(chosen.selective, output_width(model), 0)
+        lines = self._standing(chunk, chunk * (layer + decoded - kept))
+        buffers = lines["buffers"] + self._static.dequantised
+        return lines | {"gradients": self._gradients(), "buffers": buffers}
+
+    def _gradients(self) -> Number:
+        """Adapters' of the layers done, fp32 sums of the one at work, and the chunk's so far."""
+        model, lora = self._model, self._static.lora
+        one_layer = model.adapter_parameters * self._tier.rank
+        width = _FLOAT32 + _FOUND_SHARE * model.adapter_element
+        return lora - lora // model.layers + whole(width * one_layer)
+
+    def _standing(self, chunk: Number, working: Number) -> Lines:
+        """What a chunk's work takes, and what stands beside it all the time."""
         keys = where(
-            chosen.keys_on_device, self._keys + self._key_gradients, self._key_pages(chunk)
+            self._chosen.keys_on_device,
+            self._tier.tokens * self._keys_width,
+            BUFFERED_PAGES * chunk * self._keys_width,
         )
         return {
-            "activations": self._on_device + chunk * self._pages + working,
+            "activations": self._on_device + chunk * self._buffered + working,
             "kv": keys,
-            "gradients": self._static.lora,
-            "buffers": chunk * model.rotary + self._static.dequantised,
+            "buffers": chunk * self._model.rotary,
         }
 
-    def _attention_working(self) -> Number:
-        """fp32 output and query gradient of a chunk, and one block's share of each."""
-        model = self._model
-        return 2 * _FLOAT32 * model.query + 2 * model.element * model.query
 
-    def _key_pages(self, chunk: Number) -> Number:
-        """Two pages of keys, values and their gradients: streamed keys come by the chunk."""
-        model = self._model
-        pages = _BUFFERED_PAGES * chunk * 2 * (model.element + _FLOAT32) * model.key_value
-        return minimum(pages, self._keys + self._key_gradients)
+def stores(model: ModelTerms, chosen: SetTerms) -> tuple[Store, ...]:
+    """What a step keeps: inputs of layers, those between two kept ones, hidden states, outputs."""
+    boundary = model.layer.boundary
+    # The first layer's inputs are the embeddings.
+    kept = (model.layers - 1) // chosen.interval
+    gradients = chosen.gradients_on_device
+    # Inputs made again wait beside the hidden states, never on a disk.
+    between = chosen.inputs_on_device | gradients
+    outputs = where(chosen.selective, model.layers, 0)
+    return (
+        Store(
+            kept, boundary * chosen.codec_share,
+            chosen.inputs_on_device, chosen.inputs_on_host, chosen.inputs_on_disk,
+        ),
+        Store(chosen.interval - 1, boundary, between, 1 - between, 0),
+        Store(1, boundary, gradients, 1 - gradients, 0),
+        Store(
+            outputs, output_width(model),
+            chosen.outputs_on_device, chosen.outputs_on_host, chosen.outputs_on_disk,
+        ),
+    )  # fmt: skip
 
 
-def _slabs(size: Number) -> Number:
+def output_width(model: ModelTerms) -> Number:
+    """Bytes per token of one layer's attention output and log-sum-exp."""
+    return model.element * model.query + _FLOAT32 * model.query_heads
+
+
+def _whole_slabs(size: Number) -> Number:
     return ceiling_divide(size, SLAB_BYTES) * SLAB_BYTES

@@ -36,6 +36,9 @@ class ModelTerms:
     key_value: Number
     query_heads: Number
     vocabulary: Number
+    # Layers with a sliding window, and its tokens.
+    windowed_layers: Number
+    window: Number
     head_size: Number
     parameters: Number
     layer_linear_weights: Number
@@ -90,7 +93,9 @@ def model_terms(model: ModelShape, chosen: OptimizationSet, adapters: Adapters) 
     element = chosen.dtype.element_bytes
     architecture = converted.architecture
     repeats = not chosen.streaming and not FUSED_KERNELS[chosen.attention_kernel]
-    layer = layer_activations(converted, element, adapters, repeats_keys=repeats)
+    layer = layer_activations(
+        converted, element, adapters, repeats_keys=repeats, streaming=chosen.streaming
+    )
     linears = [linear for linear in converted.linears if adapters.targets(linear.name)]
     rotary_element = 4 if architecture.rotary_float32 else element
     native = architecture.norm is Norm.LAYER
@@ -104,6 +109,8 @@ def model_terms(model: ModelShape, chosen: OptimizationSet, adapters: Adapters) 
         key_value=converted.key_value_width,
         query_heads=converted.query_head_count,
         vocabulary=converted.vocabulary_size,
+        windowed_layers=converted.windowed_layer_count,
+        window=converted.sliding_window,
         head_size=converted.head_size,
         parameters=converted.parameter_count,
         layer_linear_weights=converted.layer_linear_weights,

@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from bench.memory import Case
 
 # One of each kind: grouped queries, norms on queries and keys, parallel blocks with biases, scaled
 # embeddings, norms after the blocks, native norms, fused projections.
@@ -17,14 +22,24 @@ EXACT = {"bfloat16": MODELS, "float32": MODELS[1:4], "bfloat16 without checkpoin
          "bfloat16 selective": MODELS[:4]}  # fmt: skip
 BOUNDS = ["bfloat16 with float32 adapters", "bfloat16 with adapters on attention",
           "bfloat16 with dropout"]  # fmt: skip
+STREAMING = {
+    "streaming bfloat16": MODELS, "streaming float32": MODELS[1:4],
+    "streaming selective on host": [*MODELS[3:6], "phi-3-mini-4k", "starcoder2-3b"],
+    "streaming with keys on host": ["phi-3-mini-4k", *MODELS[5:]],
+    "streaming int8 on host": MODELS[1:4], "streaming every second layer on host": MODELS[2:4],
+}  # fmt: skip
 
 
-def error(model_id: str, set_name: str) -> float:
+def case(model_id: str, set_name: str, tier: int = 1) -> Case:
     from bench.memory import run_case
     from services.planner.ladder import load_ladder
     from services.planner.models import model_by_id
 
-    return run_case(model_by_id(model_id), load_ladder()[0], set_name).error
+    return run_case(model_by_id(model_id), load_ladder()[tier - 1], set_name)
+
+
+def error(model_id: str, set_name: str) -> float:
+    return case(model_id, set_name).error
 
 
 @pytest.mark.parametrize(
@@ -40,3 +55,22 @@ def test_a_step_of_the_engine_takes_what_was_predicted(model_id: str, set_name: 
 def test_other_adapters_take_no_more_than_predicted(model_id: str, set_name: str) -> None:
     found = error(model_id, set_name)
     assert -0.005 <= found <= 0.03, f"predicted {found:+.2%}"
+
+
+@pytest.mark.parametrize(
+    ("model_id", "set_name"),
+    [(model, name) for name, models in STREAMING.items() for model in models],
+)
+def test_a_streamed_step_takes_what_was_predicted(model_id: str, set_name: str) -> None:
+    found = case(model_id, set_name)
+    assert -0.002 <= found.error <= 0.012, f"predicted {found.error:+.2%}"
+    # Slabs are rounded up to powers of two, as pinned memory is.
+    token_ids = 8 * found.tokens
+    host = found.measured_host_bytes - token_ids
+    assert host <= found.predicted_host_bytes <= 2 * host
+
+
+def test_many_chunks_take_what_was_predicted() -> None:
+    """Eight chunks, beyond the model's sliding window too."""
+    found = case("gemma-3-270m", "streaming selective on host", tier=5)
+    assert -0.002 <= found.error <= 0.012, f"predicted {found.error:+.2%}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -14,9 +15,9 @@ from services.planner.ladder import Tier, load_ladder
 from services.planner.machine import Machine, hypothetical_machine
 from services.planner.memory import Sizing
 from services.planner.models import ModelShape, catalogue, model_by_id
-from services.planner.options import Place
+from services.planner.options import Executor, Place
 from services.planner.remedies import Resource
-from services.planner.search import Constraints, Result, plan
+from services.planner.search import Constraints, Result, Search, plan
 from tests.support.machines import GIBIBYTE, machine
 
 LADDER = load_ladder()
@@ -29,7 +30,7 @@ def search(model_id: str, constraints: Constraints = Constraints(), **sizes: int
 
 
 def sets_for(device: Machine, model: ModelShape, *, exact_only: bool = False) -> Grid:
-    wanted = choice(device, model, exact_only=exact_only, runnable_only=False)
+    wanted = choice(device, model, resident=True, exact_only=exact_only, runnable_only=False)
     assert wanted is not None
     return grid_of(wanted)
 
@@ -124,10 +125,25 @@ def test_the_shortfall_is_exactly_what_is_missing() -> None:
     )
 
 
-def test_a_sliding_window_shorter_than_the_tier_is_refused() -> None:
+def test_a_sliding_window_shorter_than_the_tier_needs_the_streaming_executor() -> None:
     result = search("starcoder2-3b")
-    assert {verdict.binding for verdict in result.verdicts} == {Resource.SOFTWARE}
-    assert "4096 tokens only" in result.verdicts[0].remedy
+    assert result.chosen is not None
+    assert all(v.totals.chosen.streaming for v in result.verdicts if v.totals)
+    resident = replace(result.chosen.chosen, executor=Executor.RESIDENT)
+    judge = Search(model_by_id("starcoder2-3b"), machine(), Constraints()).judge
+    verdict = judge(result.chosen.tier, resident, Sizing())
+    assert verdict.binding is Resource.SOFTWARE
+    assert "4096 tokens only" in verdict.remedy
+
+
+def test_a_window_takes_less_time_than_full_attention() -> None:
+    model, tier = model_by_id("starcoder2-3b"), LADDER[7]
+    chosen = search("starcoder2-3b").verdicts[7].candidate.chosen
+    without = replace(model, windowed_layer_count=0, sliding_window=0)
+    windowed, full = (evaluate(tier, chosen, one, machine()) for one in (model, without))
+    pairs = 4096 * (2 * tier.tokens - 4096) / tier.tokens**2
+    ratio = windowed.cost.lines["attention"] / full.cost.lines["attention"]
+    assert ratio == pytest.approx(pairs)
 
 
 def test_without_a_fused_kernel_nothing_fits() -> None:

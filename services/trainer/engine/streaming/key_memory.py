@@ -19,7 +19,7 @@ import torch
 from services.trainer.engine.streaming.blocks import Block
 from services.trainer.engine.streaming.chunks import Chunk, chunks_of
 from services.trainer.engine.streaming.kernels import Heads
-from services.trainer.engine.streaming.stores import Field, Store
+from services.trainer.engine.streaming.stores import BufferedStore, Field, Store
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 # Kernels count elements in 32 bits.
@@ -118,25 +118,25 @@ class _Piece:
 
 
 class PagedKeys:
-    """Pages elsewhere; the chunk at work has its own at hand."""
+    """Pages elsewhere; those of the chunk at work are still in the write buffer."""
 
     def __init__(
-        self, heads: Heads, batch: int, page_tokens: int, keys: Store, gradients: Store
+        self, heads: Heads, batch: int, page_tokens: int, keys: BufferedStore, gradients: Store
     ) -> None:
         """Stores of pages with `key_fields` and `key_gradient_fields`."""
         self._shape = (batch, heads.key_value_heads, heads.head_dim)
         self._device, self._keys, self._gradients = heads.device, keys, gradients
         self.longest_block = self._page_tokens = page_tokens
         self._tokens = 0
-        self._own: tuple[int, Pair] | None = None
+        self._own: int | None = None
 
     def start_window(self, tokens: int) -> None:
         """Nothing to make."""
         self._tokens, self._own = tokens, None
 
     def write(self, chunk: Chunk, key_bgcd: torch.Tensor, value_bgcd: torch.Tensor) -> None:
-        """Sends them home, and keeps them at hand until the next chunk's come."""
-        self._own = (chunk.index, (key_bgcd, value_bgcd))
+        """Sends them home."""
+        self._own = chunk.index
         pair = (key_bgcd.transpose(1, 2), value_bgcd.transpose(1, 2))
         self._keys.write(chunk.index, chunk.length, pair)
 
@@ -185,13 +185,12 @@ class PagedKeys:
             begin = end
 
     def _keys_of(self, piece: _Piece) -> Pair:
-        tokens = slice(piece.begin, piece.end)
-        if self._own and self._own[0] == piece.page:
-            key_bgcd, value_bgcd = self._own[1]
-            return key_bgcd[:, :, tokens], value_bgcd[:, :, tokens]
-        following = self._before_own(piece.page + 1)
-        found = self._keys.read(piece.page, self._length(piece.page), following)
-        key, value = (tensor[:, tokens].transpose(1, 2) for tensor in found)
+        length = self._length(piece.page)
+        if piece.page == self._own:
+            found = self._keys.written(length)
+        else:
+            found = self._keys.read(piece.page, length, self._before_own(piece.page + 1))
+        key, value = (tensor[:, piece.begin : piece.end].transpose(1, 2) for tensor in found)
         return key, value
 
     def _sums_of(self, page: int) -> list[torch.Tensor]:
@@ -200,7 +199,7 @@ class PagedKeys:
 
     def _before_own(self, page: int) -> int | None:
         """The page, if blocks of the chunk at work may ask for it."""
-        return page if self._own and page < self._own[0] else None
+        return page if self._own is not None and page < self._own else None
 
     def _length(self, page: int) -> int:
         return min(self._page_tokens, self._tokens - page * self._page_tokens)

@@ -110,6 +110,13 @@ def make_store(
     """
     if place is Place.DEVICE:
         return DeviceStore(pages, device)
+    return make_buffered_store(pages, device, place, folder)
+
+
+def make_buffered_store(
+    pages: Pages, device: torch.device, place: Place, folder: Path | None = None
+) -> BufferedStore:
+    """A store off the device: on the host or a disk."""
     if place is Place.HOST:
         return BufferedStore(pages, HostPages(pages, device))
     assert folder is not None, "pages on a disk need a folder"
@@ -188,6 +195,10 @@ class BufferedStore:
         self._layout.write(self._transfer.buffers[_WRITE], tokens, tensors)
         self._transfer.save(page, _WRITE)
         self._held = [None if held == page else held for held in self._held]
+
+    def written(self, tokens: int) -> list[torch.Tensor]:
+        """The tensors written last, in the write buffer; good until the next `write`."""
+        return self._layout.read(self._transfer.buffers[_WRITE], tokens)
 
     def _fetch(self, page: int, turn: int) -> None:
         self._transfer.load(page, turn)

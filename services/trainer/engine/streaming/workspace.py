@@ -23,7 +23,14 @@ from services.trainer.engine.streaming.key_memory import (
 )
 from services.trainer.engine.streaming.layer_inputs import LayerInputs
 from services.trainer.engine.streaming.settings import StreamingSettings
-from services.trainer.engine.streaming.stores import Field, Pages, Place, Store, make_store
+from services.trainer.engine.streaming.stores import (
+    Field,
+    Pages,
+    Place,
+    Store,
+    make_buffered_store,
+    make_store,
+)
 
 
 @dataclass
@@ -125,7 +132,9 @@ class Workspace:
         batch, place = settings.batch_size, settings.key_values
         if place is Place.DEVICE:
             return DeviceKeys(heads, batch, settings.tokens)
-        keys = self._store(key_fields(heads, batch), self._chunks, place)
+        pages = Pages(key_fields(heads, batch), settings.chunk_tokens, self._chunks)
+        keys = make_buffered_store(pages, self.device, place, settings.page_folder)
+        self._stores.append(keys)
         gradients = self._store(key_gradient_fields(heads, batch), self._chunks, place)
         return PagedKeys(heads, batch, settings.chunk_tokens, keys, gradients)
 
