@@ -53,6 +53,10 @@ proto: $(INSTALLED) ## Generate Python from the protos
 bench-planner: $(INSTALLED) ## Measure Plan beside an empty call, alone and under load; writes bench/results/planner.json
 	@$(PYTHON_IN) -m bench.planner
 
+.PHONY: bench-speed
+bench-speed: $(INSTALLED) ## Measure streaming beside stock training, 2K to 32K tokens; writes bench/results/speed.json
+	@$(PYTHON_IN) -m bench.speed
+
 .PHONY: clean
 clean: ## Remove the environment and everything runs have left in .elite
 	@rm -rf $(ENVIRONMENT) .elite

@@ -31,10 +31,10 @@ from services.planner.tables import table
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 _STREAMED_LAYERS = 3
-# A pretended CPU beside host memory: rates do not touch memory.
+# A pretended card: rates do not touch memory.
 _DTYPE_RATES = single_rates(1e12, [(1.0, 1e12)], 1e11)
 _MACHINE = Machine(
-    device_name="oracle", device_kind=DeviceKind.CPU, device_index=0, shared_memory=False,
+    device_name="oracle", device_kind=DeviceKind.CUDA, device_index=0, shared_memory=False,
     gpu_safe_bytes=2**50, host_safe_bytes=2**50, process_overhead_bytes=0, disk_free_bytes=0,
     rates=Rates({2: _DTYPE_RATES, 4: _DTYPE_RATES}, 1e11, 1e10, 1e10),
     dtypes=(ComputeDtype.BFLOAT16, ComputeDtype.FLOAT32), attention_kernels=("sdpa_flash",),
@@ -103,6 +103,7 @@ SETS = {
             _STREAMED, layer_inputs=Place.HOST, hidden_gradients=Place.HOST, layer_input_interval=2
         )
     ),
+    "streaming weights from host": Setting(replace(_STREAMED, weights=Place.HOST)),
 }
 
 

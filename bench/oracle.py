@@ -23,13 +23,15 @@ from services.trainer.engine.executors import make_executor
 from services.trainer.engine.memory_tracking import StorageTracker, counted_as_host
 from services.trainer.engine.models import DTYPES
 from services.trainer.engine.recomputation import recompute_in_backward
+from services.trainer.engine.streaming.weights import stream_weights
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """Bytes on the device: weights and adapters, and everything at the highest moment of a step.
 
-    host_bytes: what waits in host memory beside the device: stores, and the window's token ids.
+    host_bytes: what waits in host memory beside the device: stores, streamed weights, and the
+    window's token ids.
     """
 
     static_bytes: int
@@ -56,6 +58,8 @@ def measure_step(config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool
     with FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext():
         with tracker:
             _materialise(adapted)
+            if plan.execution.weight_placement == planner_pb2.PLACEMENT_HOST:
+                stream_weights(model, torch.device("cpu"))
         static_bytes = tracker.current_bytes
         tracker.reset_peak()
         with tracker:

@@ -16,12 +16,18 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from elite.planner.v1 import planner_pb2
-from services.common.engine_process import available_cores, return_freed_memory
+from services.common.engine_process import (
+    CHUNK_BLOCK_BYTES,
+    LARGE_BLOCK_BYTES,
+    available_cores,
+    return_freed_memory,
+)
 from services.trainer.engine.adapters import trainable_parameters
 from services.trainer.engine.apply_plan import apply_plan
 from services.trainer.engine.attention import ATTENTION_NAME, register_attention
 from services.trainer.engine.dataset import TokenSequence, Windows
 from services.trainer.engine.executors import make_executor
+from services.trainer.engine.executors.streaming import StreamingExecutor
 from services.trainer.engine.models import DTYPES
 from services.trainer.engine.optimizer import make_optimizer
 from services.trainer.engine.specification import Training
@@ -47,10 +53,10 @@ class Timed:
     cpu_share: float
 
 
-def set_up_process() -> None:
-    """Threads and allocator as the engine has them."""
+def set_up_process(*, streaming: bool = False) -> None:
+    """Threads and allocator as the engine has them for an executor."""
     torch.set_num_threads(available_cores())
-    return_freed_memory()
+    return_freed_memory(CHUNK_BLOCK_BYTES if streaming else LARGE_BLOCK_BYTES)
     register_attention()
 
 
@@ -85,6 +91,7 @@ def stepper(model: Any, plan: planner_pb2.Plan, vocabulary: int) -> Stepper:
 
 def timed_step(subject: Stepper) -> Timed:
     """One optimiser step: window, forward, backward, clipping, update."""
+    set_up_process(streaming=isinstance(subject.executor, StreamingExecutor))
     started, worked = time.perf_counter(), time.process_time()
     subject.run(0)
     seconds = time.perf_counter() - started

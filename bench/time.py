@@ -30,7 +30,15 @@ from services.planner.ladder import Tier
 from services.planner.machine import ComputeDtype, Machine
 from services.planner.memory import Sizing
 from services.planner.models import ModelShape, model_by_id
-from services.planner.options import BasePrecision, OptimizationSet, Policy, best_kernel
+from services.planner.options import (
+    BasePrecision,
+    Executor,
+    OptimizationSet,
+    Place,
+    Policy,
+    best_kernel,
+    kept_keys_place,
+)
 from services.planner.profiles import machine_from_profile
 from services.planner.tables import table
 
@@ -50,10 +58,13 @@ class Case:
     tokens: int
     dtype: ComputeDtype = _BF16
     checkpointing: bool = True
+    streaming: bool = False
 
     @property
     def set(self) -> str:
         """What is kept for backward, in words."""
+        if self.streaming:
+            return "streaming, attention outputs kept"
         return "every layer recomputed" if self.checkpointing else "everything kept"
 
     @property
@@ -75,6 +86,20 @@ class Case:
 
     def chosen(self, machine: Machine) -> OptimizationSet:
         """The optimisation set."""
+        if self.streaming:
+            return OptimizationSet(
+                base_precision=BasePrecision.FULL,
+                dtype=self.dtype,
+                attention_kernel=best_kernel(machine) or "",
+                executor=Executor.STREAMING,
+                policy=Policy.SELECTIVE,
+                attention_outputs=Place.DEVICE,
+                kept_keys=kept_keys_place(
+                    Place.DEVICE, Place.DEVICE, self.shape.query_head_count,
+                    self.shape.key_value_head_count,
+                ),
+                adamw_8bit=False,
+            )  # fmt: skip
         return OptimizationSet(
             base_precision=BasePrecision.FULL,
             dtype=self.dtype,
@@ -102,12 +127,17 @@ CASES = (
     Case("phi-2", 1, 512),
     Case("phi-2", 1, 1024),
     Case("phi-2", 1, 4096),
+    Case("smollm2-135m", 6, 2048, streaming=True),
+    Case("smollm2-135m", 2, 8192, streaming=True),
+    Case("smollm2-135m", 2, 4096, _FP32, streaming=True),
+    Case("qwen2.5-0.5b", 2, 4096, streaming=True),
 )
 FAST_CASES = (
     Case("smollm2-135m", 1, 64),
     Case("smollm2-135m", 1, 128),
     Case("smollm2-135m", 1, 128, checkpointing=False),
     Case("smollm2-135m", 1, 64, _FP32),
+    Case("smollm2-135m", 1, 128, streaming=True),
 )
 
 

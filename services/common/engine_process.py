@@ -25,12 +25,16 @@ LIBRARY_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# From malloc.h: blocks of this size and more get a mapping of their own.
+# From malloc.h: blocks of this size and more get a mapping of their own; free memory of more than
+# this at the heap's end is given back.
 _M_MMAP_THRESHOLD = -3
+_M_TRIM_THRESHOLD = -1
 LARGE_BLOCK_BYTES = 1024 * 1024
+# Chunks are alike: what one leaves fits the next, and is worth keeping (bench.speed).
+CHUNK_BLOCK_BYTES = 32 * LARGE_BLOCK_BYTES
 
 
-def return_freed_memory() -> None:
+def return_freed_memory(large_block_bytes: int = LARGE_BLOCK_BYTES) -> None:
     """Makes glibc give large freed blocks back at once instead of keeping them for later.
 
     Without it the resident set of a CPU run grows by half beyond its tensors, and then no memory
@@ -38,7 +42,8 @@ def return_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, large_block_bytes)
+        mallopt(_M_TRIM_THRESHOLD, 2 * large_block_bytes)
 
 
 def available_cores(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

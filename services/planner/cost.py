@@ -16,7 +16,7 @@ from services.planner.arithmetic import Number, ceiling_divide, maximum, minimum
 from services.planner.models import Linear, ModelShape
 from services.planner.options import OptimizationSet
 from services.planner.rates import DtypeRates, RateCurve, Rates
-from services.planner.static_memory import NF4_BYTES_PER_WEIGHT
+from services.planner.static_memory import NF4_BYTES_PER_WEIGHT, STREAMED_LAYERS, layer_bytes
 from services.planner.tables import table
 from services.planner.terms import ModelTerms, SetTerms, TierTerms
 
@@ -141,8 +141,9 @@ class _Cost:
     ) -> None:
         self._model, self._tier, self._chosen, self._terms = model, tier, chosen, terms
         self._streaming, self._chunk = streaming, chunk_tokens
-        # Forward, recompute; every few layers: once more to make the inputs between again.
-        self._forwards = where(chosen.keeps_all, 1, 2) + where(chosen.interval > 1, 1, 0)
+        # Share of the layers whose inputs are made again, by one more forward.
+        self._made_again = 1 - 1 / chosen.interval
+        self._forwards = where(chosen.keeps_all, 1, 2) + self._made_again
 
     def compute(self) -> dict[str, Number]:
         """Seconds of kernels, by line."""
@@ -167,32 +168,34 @@ class _Cost:
 
     def disk_seconds(self) -> Number:
         """Page files, written in forward and read in backward; one direction at a time."""
-        rates = self._terms.rates
-        written, inputs = self.disk_written(), self._on_disk_inputs()
-        # Layer inputs are read twice: to make the keys again, and to run the layer again.
-        return _over(written, rates.disk_write) + _over(written + inputs, rates.disk_read)
+        rates, chosen = self._terms.rates, self._chosen
+        reads = where(chosen.inputs_on_disk, self._input_reads(), 0) * self._layer_inputs()
+        outputs = where(chosen.outputs_on_disk, 1 + self._made_again, 0)
+        reads = reads + outputs * self._kept_attention()
+        return _over(self.disk_written(), rates.disk_write) + _over(reads, rates.disk_read)
 
     def disk_written(self) -> Number:
         """Bytes one step writes to page files."""
         if not self._streaming:
             return 0
-        outputs = where(self._chosen.outputs_on_disk, self._attention_outputs(), 0)
+        outputs = where(self._chosen.outputs_on_disk, self._kept_attention(), 0)
         return self._on_disk_inputs() + outputs
 
     def _linear(self) -> Number:
         """Linears of all layers: every forward, backward to inputs; adapters to weights too."""
         model, tier, terms = self._model, self._tier, self._terms
         base = tier.tokens * terms.linear_seconds * (self._forwards + 1)
-        keys = tier.tokens * terms.key_seconds if self._streaming else 0.0
+        makes_keys = self._streaming & (1 - self._chosen.keeps_keys)
+        keys = tier.tokens * terms.key_seconds * makes_keys
         rank = maximum(tier.rank, _THIN_RANK)
         adapters = _FORWARD * rank * model.layers * model.adapter_parameters * tier.tokens
         return base + keys + adapters * (self._forwards + 2) / terms.thin_rate
 
     def _attention(self) -> Number:
-        """Causal attention of all layers; kept outputs spare the recompute's share."""
+        """Causal attention of all layers; kept outputs spare every forward but the first."""
         model, tier, terms = self._model, self._tier, self._terms
         causal = 2.0 * model.query * self._attended_pairs()
-        forwards = self._forwards - where(self._chosen.selective, 1, 0)
+        forwards = where(self._chosen.selective, 1, self._forwards)
         return causal * forwards / terms.attention_forward.at(
             tier.tokens
         ) + causal * _ATTENTION_BACKWARD / terms.attention_backward.at(tier.tokens)
@@ -234,31 +237,50 @@ class _Cost:
         return parameters * (4 * model.adapter_element + 2 * states)
 
     def _layer_inputs(self) -> Number:
+        """Of the layers whose inputs are kept; the streaming executor looks the first's up."""
         model = self._model
-        kept = ceiling_divide(model.layers, self._chosen.interval)
+        kept = model.layers
+        if self._streaming:
+            kept = (model.layers - 1) // self._chosen.interval
         return kept * self._tier.tokens * model.layer.boundary * self._chosen.codec_share
+
+    def _input_reads(self) -> Number:
+        """How often backward reads a kept input: for the layer, its keys, the layers after it."""
+        chosen = self._chosen
+        return 1 + where(chosen.keeps_keys, 0, 1) + where(chosen.interval > 1, 1, 0)
 
     def _on_disk_inputs(self) -> Number:
         return where(self._chosen.inputs_on_disk, self._layer_inputs(), 0)
 
-    def _attention_outputs(self) -> Number:
-        model = self._model
-        width = model.element * model.query + _FLOAT32 * model.query_heads
-        return where(self._chosen.selective, model.layers * self._tier.tokens * width, 0)
+    def _kept_attention(self) -> Number:
+        """Attention outputs of all layers, and keys and values where they are kept beside."""
+        model, chosen = self._model, self._chosen
+        outputs = model.element * model.query + _FLOAT32 * model.query_heads
+        keys = where(chosen.keeps_keys, 2 * model.element * model.key_value, 0)
+        width = where(chosen.selective, outputs, 0) + keys
+        return model.layers * self._tier.tokens * width
 
     def _streamed(self) -> tuple[Number, Number]:
-        """Bytes from the device and to it: stores, hidden gradients, keys, weights."""
+        """Bytes from the device and to it: stores, hidden states, keys, weights."""
         model, chosen, tokens = self._model, self._chosen, self._tier.tokens
+        one_layer = tokens * model.layer.boundary
         inputs = where(chosen.inputs_on_device, 0, self._layer_inputs())
-        outputs = where(chosen.outputs_on_device, 0, self._attention_outputs())
-        gradients = where(
-            chosen.gradients_on_device, 0, model.layers * tokens * model.layer.boundary
+        between = where(
+            chosen.inputs_on_device | chosen.gradients_on_device,
+            0,
+            model.layers * self._made_again * one_layer,
         )
+        outputs = where(chosen.outputs_on_device, 0, self._kept_attention())
+        # Every layer reads and writes them, in forward and in backward.
+        hidden = where(chosen.gradients_on_device, 0, 2 * model.layers * one_layer)
         keys_out, keys_back = self._streamed_keys()
-        weights = self._streamed_weights()
         return (
-            inputs + outputs + gradients + keys_out,
-            2 * inputs + outputs + gradients + keys_back + weights,
+            inputs + between + outputs + hidden + keys_out,
+            self._input_reads() * (inputs + between)
+            + (1 + self._made_again) * outputs
+            + hidden
+            + keys_back
+            + self._streamed_weights(),
         )
 
     def _streamed_keys(self) -> tuple[Number, Number]:
@@ -273,11 +295,11 @@ class _Cost:
         return where(chosen.keys_on_device, 0.0, out), where(chosen.keys_on_device, 0.0, back)
 
     def _streamed_weights(self) -> Number:
-        """All layers once a forward, and twice in backward: for the keys, and for the layer."""
-        model = self._model
-        share = where(self._chosen.nf4, NF4_BYTES_PER_WEIGHT, model.element)
-        weights = model.layers * model.layer_linear_weights * share
-        return where(self._chosen.weights_on_device, 0.0, 2 * weights)
+        """All layers once a pass; the two it ends with are still there for the next one."""
+        model, chosen = self._model, self._chosen
+        layers = maximum(model.layers - STREAMED_LAYERS, 0)
+        weights = self._forwards * layers * layer_bytes(model, chosen)
+        return where(chosen.weights_on_device, 0.0, weights)
 
 
 def _over(size: Number, rate: float) -> Number:

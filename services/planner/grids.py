@@ -25,6 +25,8 @@ from services.planner.options import (
     Place,
     Policy,
     best_kernel,
+    hidden_states_place,
+    kept_keys_place,
     not_runnable,
 )
 from services.planner.terms import SetTerms, set_terms
@@ -43,7 +45,8 @@ class Choice:
 
     resident: sets of the resident executor too, which has no sliding windows.
     exact_too: exact sets beside the quantised ones, which are better in everything else.
-    key_value_heads: heads a model may be converted to; 0 leaves it as it is.
+    heads: query heads and key-value heads of the model.
+    key_value_heads: heads it may be converted to; 0 leaves it as it is.
     """
 
     dtypes: tuple[ComputeDtype, ...]
@@ -53,6 +56,7 @@ class Choice:
     resident: bool
     exact_too: bool
     runnable_only: bool
+    heads: tuple[int, int]
     key_value_heads: tuple[int, ...] = (0,)
 
 
@@ -94,6 +98,7 @@ def choice(
         resident=resident,
         exact_too=exact_only or not machine.has_bitsandbytes,
         runnable_only=runnable_only,
+        heads=(model.query_head_count, model.key_value_head_count),
         key_value_heads=(0, heads) if heads else (0,),
     )
 
@@ -150,10 +155,10 @@ def _streaming(wanted: Choice, dtype: ComputeDtype, heads: int) -> Iterator[Opti
             policy=Policy.EVERY_LAYER if outputs is Place.NOWHERE else Policy.SELECTIVE,
             layer_inputs=inputs, layer_input_interval=interval, codec=codec,
             attention_outputs=outputs,
-            # Every layer reads and writes them: host memory is as far as they go.
-            hidden_gradients=Place.HOST
-            if wanted.has_own_memory and inputs is not Place.DEVICE
-            else Place.DEVICE,
+            kept_keys=kept_keys_place(
+                outputs, key_values, wanted.heads[0], heads or wanted.heads[1]
+            ),
+            hidden_gradients=hidden_states_place(inputs, has_own_memory=wanted.has_own_memory),
             key_values=key_values, weights=weight_place, key_value_heads=heads,
             adamw_8bit=eight_bit,
         )  # fmt: skip
@@ -172,5 +177,7 @@ def _store_layouts(
         # A codec is for what leaves the device, and smaller than leaving layers out.
         if codec is not Codec.EXACT and (inputs is Place.DEVICE or interval > 1):
             continue
-        for outputs, keys in product((Place.NOWHERE, inputs), memory):
+        # Kept attention outputs do not belong to inputs in four bits.
+        kept = (Place.NOWHERE,) if codec is Codec.NF4 else (Place.NOWHERE, inputs)
+        for outputs, keys in product(kept, memory):
             yield inputs, codec, interval, outputs, keys

@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.planner.arithmetic import Number, maximum
-from services.planner.machine import Machine
+from services.planner.machine import DeviceKind, Machine
 from services.planner.resident_memory import Lines, ResidentMemory
 from services.planner.static_memory import Static, static_memory
-from services.planner.streaming_memory import StreamingMemory
+from services.planner.streaming_memory import (
+    LARGEST_CHUNK,
+    LARGEST_CHUNK_ON_CPU,
+    StreamingMemory,
+)
 from services.planner.terms import ModelTerms, SetTerms, TierTerms
 
 PHASES = ("load", "forward", "loss", "backward", "optimizer")
@@ -105,8 +109,9 @@ def memory_phases(
     executor: StreamingMemory | ResidentMemory
     if streaming:
         executor = StreamingMemory(
-            model, tier, chosen, static, sizing.device_budget, sizing.chunk_tokens
-        )
+            model, tier, chosen, static, sizing.device_budget, sizing.chunk_tokens,
+            LARGEST_CHUNK_ON_CPU if machine.device_kind is DeviceKind.CPU else LARGEST_CHUNK,
+        )  # fmt: skip
     else:
         executor = ResidentMemory(model, tier, chosen, static)
     if sizing.tile_rows:

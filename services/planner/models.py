@@ -131,13 +131,15 @@ class ModelShape:
     @property
     def parameter_count(self) -> int:
         """All parameters of the model, shared ones once."""
+        outside = self._norm_parameters() + self.embedding_parameters + self.head_parameters
+        return self.layer_count * self.layer_parameters + outside
+
+    @property
+    def layer_parameters(self) -> int:
+        """All parameters of one decoder layer: linears, their biases, norms."""
         norms = self._layer_norm_parameters() + self._query_key_norm_parameters()
         biases = sum(linear.outputs for linear in self.linears if linear.bias)
-        layer = self.layer_linear_weights + biases + norms
-        final_norm = self._norm_parameters()
-        return (
-            self.layer_count * layer + final_norm + self.embedding_parameters + self.head_parameters
-        )
+        return self.layer_linear_weights + biases + norms
 
     def lora_parameters(self, rank: int) -> int:
         """Parameters of adapters of this rank on every linear of every layer."""

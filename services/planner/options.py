@@ -75,7 +75,8 @@ class OptimizationSet:
     """One combination. Chunk and loss tile are sized with the memory, see memory.py.
 
     layer_input_interval: every how many layers an input is kept. key_values: place of the keys,
-    values and their gradients of the layer at work. key_value_heads: 0 as the model has them.
+    values and their gradients of the layer at work; kept_keys: of all layers' keys and values.
+    key_value_heads: 0 as the model has them.
     """
 
     base_precision: BasePrecision
@@ -87,6 +88,7 @@ class OptimizationSet:
     layer_input_interval: int = 1
     codec: Codec = Codec.EXACT
     attention_outputs: Place = Place.NOWHERE
+    kept_keys: Place = Place.NOWHERE
     hidden_gradients: Place = Place.DEVICE
     key_values: Place = Place.DEVICE
     weights: Place = Place.DEVICE
@@ -108,8 +110,11 @@ class OptimizationSet:
     def places(self) -> frozenset[Place]:
         """Where anything waits."""
         return frozenset(
-            (self.layer_inputs, self.attention_outputs, self.hidden_gradients, self.key_values)
-        )
+            (
+                self.layer_inputs, self.attention_outputs, self.kept_keys, self.hidden_gradients,
+                self.key_values,
+            )
+        )  # fmt: skip
 
     @property
     def lossy_ids(self) -> tuple[str, ...]:
@@ -154,6 +159,20 @@ class OptimizationSet:
         return tuple(name for name, on in switched_on.items() if on)
 
 
+def hidden_states_place(layer_inputs: Place, *, has_own_memory: bool) -> Place:
+    """Where hidden states wait. Every layer reads and writes them: host memory is far enough."""
+    elsewhere = has_own_memory and layer_inputs is not Place.DEVICE
+    return Place.HOST if elsewhere else Place.DEVICE
+
+
+def kept_keys_place(
+    attention_outputs: Place, key_values: Place, query_heads: int, key_value_heads: int
+) -> Place:
+    """Where all layers' keys wait: beside kept attention outputs, where they are much smaller."""
+    small = 2 * key_value_heads <= query_heads and key_values is Place.DEVICE
+    return attention_outputs if small else Place.NOWHERE
+
+
 def refusal(chosen: OptimizationSet, machine: Machine) -> tuple[str, str, str] | None:
     """Why a set cannot be, as (id, problem, fix); None when it can."""
     for name, broken, problem, fix in (*_contradictions(chosen), *_beyond(chosen, machine)):
@@ -193,6 +212,10 @@ def _contradictions(chosen: OptimizationSet) -> tuple[tuple[str, bool, str, str]
          and chosen.layer_inputs not in (Place.HOST, Place.DISK),
          "a codec is for layer inputs that leave the device",
          f"add {ACTIVATION_OFFLOAD} or {DISK_OFFLOAD}"),
+        (ACTIVATIONS_4BIT, chosen.codec is Codec.NF4 and keeps_outputs,
+         "kept attention outputs do not belong to queries made from 4-bit inputs: gradients were "
+         "measured to point elsewhere (bench/results/codecs.json)",
+         f"drop {SELECTIVE_CHECKPOINTING}, or take {ACTIVATIONS_8BIT}"),
     )  # fmt: skip
 
 
@@ -212,11 +235,8 @@ def _beyond(chosen: OptimizationSet, machine: Machine) -> tuple[tuple[str, bool,
 
 
 def not_runnable(chosen: OptimizationSet) -> tuple[str, ...]:
-    """Parts of a set that this version's engine cannot run yet."""
-    missing = {
-        "weights streamed from host memory": chosen.weights is Place.HOST,
-        "conversion to grouped-query attention": chosen.key_value_heads > 0,
-    }
+    """Parts of a set that this version's engine cannot run yet: none at present."""
+    missing: dict[str, bool] = {}
     return tuple(name for name, on in missing.items() if on)
 
 

@@ -180,6 +180,7 @@ def _streaming(chosen: OptimizationSet, taken: memory.RunMemory) -> pb.Streaming
         page_tokens=taken.chunk_tokens,
         key_values=exact(chosen.key_values),
         attention_outputs=exact(chosen.attention_outputs),
+        kept_keys=exact(chosen.kept_keys),
         hidden_gradients=exact(chosen.hidden_gradients),
     )
 

@@ -87,6 +87,7 @@ def read_execution(
         layer_input_interval=execution.layer_input_interval or 1,
         codec=_CODECS[execution.layer_inputs.codec],
         attention_outputs=Place(outputs),
+        kept_keys=Place(streaming.kept_keys.placement),
         hidden_gradients=Place(streaming.hidden_gradients.placement or on_device),
         key_values=Place(streaming.key_values.placement or on_device),
         weights=Place(execution.weight_placement or on_device),
@@ -117,7 +118,14 @@ def _from_ids(on: frozenset[str], model: ModelShape, machine: Machine) -> Optimi
     elif o.ACTIVATION_OFFLOAD in on:
         inputs = Place.HOST
     codec = Codec.NF4 if o.ACTIVATIONS_4BIT in on else Codec.EXACT
-    converts = o.GROUPED_QUERY_CONVERSION in on
+    heads = _conversion(model) if o.GROUPED_QUERY_CONVERSION in on else 0
+    outputs = inputs if selective else Place.NOWHERE
+    key_values = Place.HOST if o.PAGED_ATTENTION in on else Place.DEVICE
+    streams, own_memory = o.STREAMING in on, machine.has_own_memory
+    keys = o.kept_keys_place(
+        outputs, key_values, model.query_head_count, heads or model.key_value_head_count
+    )
+    hidden = o.hidden_states_place(inputs, has_own_memory=own_memory)
     return OptimizationSet(
         base_precision=BasePrecision.NF4 if o.QLORA in on else BasePrecision.FULL,
         dtype=sixteen_bit,
@@ -127,11 +135,12 @@ def _from_ids(on: frozenset[str], model: ModelShape, machine: Machine) -> Optimi
         layer_inputs=inputs,
         layer_input_interval=_SQRT_INTERVAL if o.SQRT_CHECKPOINTING in on else 1,
         codec=Codec.INT8 if o.ACTIVATIONS_8BIT in on else codec,
-        attention_outputs=inputs if selective else Place.NOWHERE,
-        hidden_gradients=min(inputs, Place.HOST) if o.STREAMING in on else Place.DEVICE,
-        key_values=Place.HOST if o.PAGED_ATTENTION in on else Place.DEVICE,
+        attention_outputs=outputs,
+        kept_keys=keys if streams else Place.NOWHERE,
+        hidden_gradients=hidden if streams else Place.DEVICE,
+        key_values=key_values,
         weights=Place.HOST if o.WEIGHT_STREAMING in on else Place.DEVICE,
-        key_value_heads=_conversion(model) if converts else 0,
+        key_value_heads=heads,
         adamw_8bit=o.ADAMW_8BIT in on,
         tiled_loss=o.TILED_LOSS in on,
     )

@@ -17,7 +17,7 @@ NF4_BYTES_PER_WEIGHT = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 # tensors below 4096 elements.
 _EIGHT_BIT_STATE = 2 + 2 * 4 / 256
 _SMALL_TENSOR = 4096
-# Layers on the device when weights are streamed: the one at work and the next.
+# Layers on the device when weights are streamed: the one at work, and the next or the last one.
 STREAMED_LAYERS = 2
 
 
@@ -35,20 +35,24 @@ class Static:
 
 def static_memory(model: ModelTerms, tier: TierTerms, chosen: SetTerms) -> Static:
     """The standing bytes of a run."""
-    linear = model.layers * model.layer_linear_weights
-    layer_weights = where(chosen.nf4, whole(linear * NF4_BYTES_PER_WEIGHT), model.element * linear)
-    rest = model.element * (model.parameters - linear)
-    streamed = whole(layer_weights * STREAMED_LAYERS / model.layers)
+    layer = layer_bytes(model, chosen)
+    outside = model.element * (model.parameters - model.layers * model.layer_parameters)
     on_device = chosen.weights_on_device
     return Static(
         full_weights=model.element * model.parameters,
-        base_model=rest + where(on_device, layer_weights, streamed),
-        host_weights=where(on_device, 0, layer_weights),
+        base_model=outside + whole(where(on_device, model.layers, STREAMED_LAYERS) * layer),
+        host_weights=where(on_device, 0, whole(model.layers * layer)),
         lora=model.adapter_element * model.layers * model.adapter_parameters * tier.rank,
         optimizer=_optimizer_states(model, tier, chosen),
         # bitsandbytes makes the whole of one weight in the compute dtype.
         dequantised=where(chosen.nf4, model.element * model.largest_linear_weights, 0),
     )
+
+
+def layer_bytes(model: ModelTerms, chosen: SetTerms) -> Number:
+    """Weights of one decoder layer; norms and biases are never quantised."""
+    linear = model.layer_linear_weights * where(chosen.nf4, NF4_BYTES_PER_WEIGHT, model.element)
+    return linear + model.element * (model.layer_parameters - model.layer_linear_weights)
 
 
 def _optimizer_states(model: ModelTerms, tier: TierTerms, chosen: SetTerms) -> Number:

@@ -32,8 +32,10 @@ SMALLEST_CHUNK = 256
 # The chunk's share of the budget beside the weights; the rest is for what grows with the window.
 _CHUNK_SHARE = 1 / 8
 _CHUNK_SHARE_FOR_STREAMED_KEYS = 1 / 2
-# Beyond this a longer chunk buys no time: products have reached their full rate.
+# Beyond these a longer chunk buys no time: products have reached their full rate, and on a CPU what
+# a layer works on leaves the caches (bench.speed --chunk).
 LARGEST_CHUNK = 8192
+LARGEST_CHUNK_ON_CPU = 512
 # Keys that stream from the host are read once a chunk: longer chunks hide it.
 LARGEST_CHUNK_FOR_STREAMED_KEYS = 32768
 # Host pages are carved from slabs of this size, so that pinned memory's rounding costs nothing.
@@ -63,7 +65,8 @@ class Store:
 class StreamingMemory:
     """One model under one dtype; tiers and sets may be columns.
 
-    device_budget: bytes the chunk may grow into. chunk_tokens: 0 sizes it, else it is given.
+    device_budget: bytes the chunk may grow into, up to largest_chunk tokens. chunk_tokens: 0 sizes
+    it, else it is given.
     """
 
     def __init__(
@@ -74,7 +77,9 @@ class StreamingMemory:
         static: Static,
         device_budget: Number,
         chunk_tokens: Number = 0,
+        largest_chunk: int = LARGEST_CHUNK,
     ) -> None:
+        self._largest_chunk = largest_chunk
         self._model, self._tier, self._chosen, self._static = model, tier, chosen, static
         self._trained = {
             "base_model": static.base_model, "lora": static.lora, "optimizer": static.optimizer,
@@ -139,7 +144,7 @@ class StreamingMemory:
         share = where(keys_here, _CHUNK_SHARE, _CHUNK_SHARE_FOR_STREAMED_KEYS)
         per_token = sum(self._backward(1).values()) - sum(self._backward(0).values())
         room = (device_budget - self._static.base_model) * share // per_token
-        useful = where(keys_here, LARGEST_CHUNK, LARGEST_CHUNK_FOR_STREAMED_KEYS)
+        useful = where(keys_here, self._largest_chunk, LARGEST_CHUNK_FOR_STREAMED_KEYS)
         fitting = minimum(power_of_two_to(maximum(room, SMALLEST_CHUNK)), useful)
         return minimum(fitting, self._tier.tokens)
 
@@ -225,7 +230,8 @@ class StreamingMemory:
 
 
 def stores(model: ModelTerms, chosen: SetTerms) -> tuple[Store, ...]:
-    """What a step keeps: inputs of layers, those between two kept ones, hidden states, outputs."""
+    """What a step keeps: layers' inputs, those between two kept ones, hidden states, attention
+    outputs, keys and values."""
     boundary = model.layer.boundary
     # The first layer's inputs are the embeddings.
     kept = (model.layers - 1) // chosen.interval
@@ -243,6 +249,10 @@ def stores(model: ModelTerms, chosen: SetTerms) -> tuple[Store, ...]:
         Store(
             outputs, output_width(model),
             chosen.outputs_on_device, chosen.outputs_on_host, chosen.outputs_on_disk,
+        ),
+        Store(
+            where(chosen.keeps_keys, model.layers, 0), 2 * model.element * model.key_value,
+            chosen.kept_keys_on_device, chosen.kept_keys_on_host, chosen.kept_keys_on_disk,
         ),
     )  # fmt: skip
 

@@ -41,6 +41,7 @@ class ModelTerms:
     window: Number
     head_size: Number
     parameters: Number
+    layer_parameters: Number
     layer_linear_weights: Number
     largest_linear_weights: Number
     embedding_parameters: Number
@@ -83,6 +84,10 @@ class SetTerms:
     outputs_on_host: Number
     outputs_on_disk: Number
     gradients_on_device: Number
+    keeps_keys: Number
+    kept_keys_on_device: Number
+    kept_keys_on_host: Number
+    kept_keys_on_disk: Number
     keys_on_device: Number
     weights_on_device: Number
 
@@ -113,6 +118,7 @@ def model_terms(model: ModelShape, chosen: OptimizationSet, adapters: Adapters) 
         window=converted.sliding_window,
         head_size=converted.head_size,
         parameters=converted.parameter_count,
+        layer_parameters=converted.layer_parameters,
         layer_linear_weights=converted.layer_linear_weights,
         largest_linear_weights=converted.largest_linear_weights,
         embedding_parameters=converted.embedding_parameters,
@@ -155,6 +161,10 @@ def set_terms(sets: Sequence[OptimizationSet]) -> SetTerms:
         "outputs_on_device": lambda one: one.attention_outputs is Place.DEVICE,
         "outputs_on_host": lambda one: one.attention_outputs is Place.HOST,
         "outputs_on_disk": lambda one: one.attention_outputs is Place.DISK,
+        "keeps_keys": lambda one: one.kept_keys is not Place.NOWHERE,
+        "kept_keys_on_device": lambda one: one.kept_keys is Place.DEVICE,
+        "kept_keys_on_host": lambda one: one.kept_keys is Place.HOST,
+        "kept_keys_on_disk": lambda one: one.kept_keys is Place.DISK,
         "gradients_on_device": lambda one: one.hidden_gradients is Place.DEVICE,
         "keys_on_device": lambda one: one.key_values is Place.DEVICE,
         "weights_on_device": lambda one: one.weights is Place.DEVICE,

@@ -14,6 +14,24 @@ from elite.planner.v1 import planner_pb2
 from services.trainer.engine.failures import BAD_MODEL, EngineError
 
 WEIGHTS_FILE = "adapter_model.safetensors"
+_CONVERTED_BASE = "{} with {} key-value heads, see README.md"
+# A model card: https://huggingface.co/docs/hub/model-cards
+_CONVERTED_README = """\
+---
+library_name: peft
+base_model: {base_model}
+key_value_head_count: {count}
+---
+This adapter fits {base_model} with its key-value heads pooled to {count}, not the model as it was.
+Write that model once:
+
+    python -m services.trainer.engine.key_value_heads {base_model} {count} converted-model
+
+and load the adapter onto it:
+
+    model = AutoModelForCausalLM.from_pretrained("converted-model")
+    model = PeftModel.from_pretrained(model, "this folder")
+"""
 
 
 def add_adapters(model: Any, lora: planner_pb2.Lora, compute_dtype: torch.dtype, seed: int) -> Any:
@@ -67,10 +85,20 @@ def read_adapter_weights(model: Any, folder: Path) -> None:
     set_peft_model_state_dict(model, load_file(folder / WEIGHTS_FILE))
 
 
-def write_adapter(model: Any, base_model: str, folder: Path) -> None:
-    """Writes the adapter as `PeftModel.from_pretrained` reads it, for `base_model`."""
+def write_adapter(
+    model: Any, base_model: str, folder: Path, *, key_value_head_count: int = 0
+) -> None:
+    """Writes the adapter as `PeftModel.from_pretrained` reads it, for `base_model`.
+
+    key_value_head_count: heads the base was converted to; README.md then says how to get that base.
+    """
     write_adapter_weights(model, folder)
     config = copy.copy(model.peft_config["default"])
     config.base_model_name_or_path = base_model
+    if key_value_head_count:
+        readme = _CONVERTED_README.format(base_model=base_model, count=key_value_head_count)
+        (folder / "README.md").write_text(readme, encoding="utf-8")
+        # Nothing that loads by name may put the adapter on the model as it was.
+        config.base_model_name_or_path = _CONVERTED_BASE.format(base_model, key_value_head_count)
     config.inference_mode = True
     config.save_pretrained(folder)

@@ -11,14 +11,16 @@ from elite.planner.v1 import planner_pb2
 from services.trainer.engine.adapters import add_adapters
 from services.trainer.engine.decoder import decoder_layers
 from services.trainer.engine.failures import BAD_MODEL, EngineError
+from services.trainer.engine.key_value_heads import convert_and_measure
 from services.trainer.engine.models import DTYPES
 from services.trainer.engine.probe import attention_kernel_in_use, check_logits
-from services.trainer.engine.quantization import quantise_decoder_layers
+from services.trainer.engine.quantization import quantise_layer
 from services.trainer.engine.recomputation import recompute_in_backward
 from services.trainer.engine.streaming.codecs import EXACT
 from services.trainer.engine.streaming.self_check import check_streaming
 from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.streaming.stores import Place
+from services.trainer.engine.streaming.weights import StreamedWeights
 
 
 @dataclass(frozen=True)
@@ -30,24 +32,43 @@ class AppliedPlan:
     steps: list[str]
 
 
-def apply_plan(model: Any, plan: planner_pb2.Plan, device: torch.device, seed: int) -> AppliedPlan:
+def apply_plan(
+    model: Any, plan: planner_pb2.Plan, device: torch.device, seed: int,
+    sample_bs: torch.Tensor | None = None,
+) -> AppliedPlan:  # fmt: skip
     """Changes `model` in place into what the plan says, on `device`.
 
+    sample_bs: (1, S) token ids of the user's, to measure what a change of the model does to it.
     Raises `EngineError` when the plan asks for something this model or device cannot do.
     """
     execution = plan.execution
     dtype = DTYPES[execution.compute_dtype]
     applied = []
 
-    # 1. Quantise, while the linear modules are plain and still on the host: each one goes to the
-    #    device in four bits, and the 16-bit original is let go.
-    if execution.base_precision == planner_pb2.BASE_PRECISION_NF4:
-        count = quantise_decoder_layers(model, device, dtype)
-        applied.append(f"nf4: {count} linear modules, double-quantised")
+    # 0. Fewer key-value heads, before anything is made for the old ones.
+    if execution.key_value_head_count:
+        applied.append(convert_and_measure(model, execution.key_value_head_count, sample_bs))
+
+    # 1. Decoder layers one by one, while linear modules are plain and still on the host. Quantised
+    #    ones go to the device in four bits, and the 16-bit originals are let go; weights that are
+    #    streamed are in host memory before the next layer comes.
+    is_nf4 = execution.base_precision == planner_pb2.BASE_PRECISION_NF4
+    weights = StreamedWeights(device) if _streams_weights(execution, device) else None
+    quantised = 0
+    for layer in decoder_layers(model):
+        if is_nf4:
+            quantised += quantise_layer(layer, device, dtype)
+        if weights:
+            weights.take(layer)
+    if is_nf4:
+        applied.append(f"nf4: {quantised} linear modules, double-quantised")
 
     # 2. Everything else to the device.
     _move_to(model, device)
     applied.append(f"base in {_name(dtype)} on {device}")
+    if weights:
+        weights.install()
+        applied.append(f"weights: {weights.description}")
 
     # 3. Adapters, on modules that are where they will stay.
     adapted = add_adapters(model, plan.lora, dtype, seed)
@@ -61,12 +82,12 @@ def apply_plan(model: Any, plan: planner_pb2.Plan, device: torch.device, seed: i
     # 5. What is kept for backward. Last, because it wraps the layers' forward.
     if execution.executor == planner_pb2.EXECUTOR_STREAMING:
         settings = StreamingSettings.of(plan)
-        _refuse_host_stores(Place.HOST in settings.stores.values(), device)
+        _refuse_host(Place.HOST in settings.stores.values(), device)
         kernel = check_streaming(model, settings)
         applied.append(f"streaming: {_described(settings)}, block attention on {kernel}")
     elif execution.checkpoint_policy != planner_pb2.CHECKPOINT_POLICY_NONE:
         on_host = execution.layer_inputs.placement == planner_pb2.PLACEMENT_HOST
-        _refuse_host_stores(on_host, device)
+        _refuse_host(on_host, device)
         selective = execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_SELECTIVE
         for layer in decoder_layers(model):
             recompute_in_backward(
@@ -78,9 +99,23 @@ def apply_plan(model: Any, plan: planner_pb2.Plan, device: torch.device, seed: i
     return AppliedPlan(adapted, kernel, applied)
 
 
-def _refuse_host_stores(on_host: bool, device: torch.device) -> None:
+def _streams_weights(execution: planner_pb2.Execution, device: torch.device) -> bool:
+    placement = execution.weight_placement
+    if placement in (planner_pb2.PLACEMENT_UNSPECIFIED, planner_pb2.PLACEMENT_DEVICE):
+        return False
+    executor = execution.executor
+    if placement != planner_pb2.PLACEMENT_HOST or executor != planner_pb2.EXECUTOR_STREAMING:
+        names = planner_pb2.Executor.Name(executor), planner_pb2.Placement.Name(placement)
+        problem = "plan.execution has executor {} and weight_placement {}".format(*names)
+        fix = "only EXECUTOR_STREAMING streams weights, from PLACEMENT_HOST"
+        raise EngineError(BAD_MODEL, problem, fix)
+    _refuse_host(True, device, "weights")
+    return True
+
+
+def _refuse_host(on_host: bool, device: torch.device, what: str = "activations") -> None:
     if on_host and device.type != "cuda":
-        problem = "plan.execution places activations on HOST, but the device is the host"
+        problem = f"plan.execution places {what} on HOST, but the device is the host"
         raise EngineError(BAD_MODEL, problem, "plan for this machine's profile")
 
 

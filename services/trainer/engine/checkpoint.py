@@ -40,6 +40,7 @@ class Identity:
     lora_alpha: float
     lora_target_modules: tuple[str, ...]
     optimizer: str
+    key_value_head_count: int
 
     @classmethod
     def of(cls, plan: planner_pb2.Plan, dataset_fingerprint: str, seed: int) -> Identity:
@@ -48,6 +49,7 @@ class Identity:
             dataset_fingerprint, seed, plan.lora.rank, plan.lora.alpha,
             tuple(sorted(plan.lora.target_modules)),
             planner_pb2.OptimizerKind.Name(plan.execution.optimizer),
+            plan.execution.key_value_head_count,
         )  # fmt: skip
 
 
@@ -101,7 +103,7 @@ def load_checkpoint(
 ) -> Position:
     """Puts a verified checkpoint into model, optimizer and generator.
 
-    Raises `EngineError` when it belongs to other data, another LoRA or another optimizer.
+    Raises `EngineError` when it belongs to other data, another LoRA, base or optimizer.
     """
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     ours, theirs = json.loads(json.dumps(asdict(identity))), state["identity"]

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import bitsandbytes as bnb
 import torch
 from torch import nn
 
-from services.trainer.engine.decoder import decoder_layers, linear_modules
+from services.trainer.engine.decoder import linear_modules
 
 
-def quantise_decoder_layers(model: Any, device: torch.device, compute_dtype: torch.dtype) -> int:
-    """Replaces the linear modules inside decoder layers by NF4 ones on `device`; returns how many.
+def quantise_layer(layer: nn.Module, device: torch.device, compute_dtype: torch.dtype) -> int:
+    """Replaces the linear modules of a decoder layer by NF4 ones on `device`; returns how many.
 
     One module at a time: its 16-bit weight is let go before the next is touched.
     """
-    count = 0
-    for layer in decoder_layers(model):
-        for parent, name, linear in linear_modules(layer):
-            setattr(parent, name, _quantised(linear, device, compute_dtype))
-            count += 1
+    linears = linear_modules(layer)
+    count = len(linears)
+    while linears:
+        parent, name, linear = linears.pop()
+        setattr(parent, name, _quantised(linear, device, compute_dtype))
     return count
 
 

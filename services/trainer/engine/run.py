@@ -9,8 +9,13 @@ from typing import Any
 
 import torch
 
+from elite.planner.v1 import planner_pb2
 from elite.trainer.v1 import trainer_pb2
-from services.common.engine_process import return_freed_memory
+from services.common.engine_process import (
+    CHUNK_BLOCK_BYTES,
+    LARGE_BLOCK_BYTES,
+    return_freed_memory,
+)
 from services.trainer.engine.adapters import trainable_parameters, write_adapter
 from services.trainer.engine.apply_plan import apply_plan
 from services.trainer.engine.checkpoint import CheckpointStore, Identity, Position, load_checkpoint
@@ -29,7 +34,9 @@ from services.trainer.engine.models import DTYPES, find_model, load_model, load_
 from services.trainer.engine.optimizer import make_optimizer
 from services.trainer.engine.specification import Specification
 from services.trainer.engine.stop_signal import StopSignal
-from services.trainer.engine.training import Stepper, evaluate, initial_loss_scale
+from services.trainer.engine.streaming.codec_check import check_codec
+from services.trainer.engine.streaming.settings import StreamingSettings
+from services.trainer.engine.training import Stepper, as_batch, evaluate, initial_loss_scale
 from services.trainer.jobs.corpus import find_source_files
 
 SKIPPED_FILES_SHOWN = 20
@@ -63,7 +70,8 @@ def execute(run: Run, *, resume: bool) -> None:
     Raises `EngineError`, `CorpusError` or what a library raises; `failures.describe` names it.
     """
     use_available_cores()
-    return_freed_memory()
+    streams = run.specification.plan.execution.executor == planner_pb2.EXECUTOR_STREAMING
+    return_freed_memory(CHUNK_BLOCK_BYTES if streams else LARGE_BLOCK_BYTES)
     checkpoints = CheckpointStore(run.run_directory)
     if checkpoints.exists() and not resume:
         problem = f"{run.run_directory} holds the checkpoints of an earlier run"
@@ -72,7 +80,7 @@ def execute(run: Run, *, resume: bool) -> None:
     run.events.phase("prepare_data")
     location, dataset = _prepare_data(run)
     run.events.phase("load_model")
-    loaded = _load_model(run, location, device)
+    loaded = _load_model(run, location, device, dataset)
     _train(run, loaded, dataset, checkpoints)
     run.events.phase("save")
     _save_adapter(run, loaded, location)
@@ -105,14 +113,16 @@ def _prepare_data(run: Run) -> tuple[str, Dataset]:
     return location, dataset
 
 
-def _load_model(run: Run, location: str, device: torch.device) -> Loaded:
+def _load_model(run: Run, location: str, device: torch.device, dataset: Dataset) -> Loaded:
     started = time.perf_counter()
     plan = run.specification.plan
     model = load_model(location, plan)
     parameter_count = sum(parameter.numel() for parameter in model.parameters())
     tracker = memory_tracker(device)
     with tracker:
-        applied = apply_plan(model, plan, device, run.specification.training.seed)
+        sample_bs = as_batch((dataset.held_out or dataset.training)[0], _HOST)
+        applied = apply_plan(model, plan, device, run.specification.training.seed, sample_bs)
+        measured = _check_codec(run, applied.model, model, dataset)
         executor = make_executor(model, plan, run.run_directory)
     event = trainer_pb2.ModelLoaded(
         parameter_count=parameter_count,
@@ -121,10 +131,21 @@ def _load_model(run: Run, location: str, device: torch.device) -> Loaded:
         device_name=device_name(device),
         memory_bytes=tracker.current_bytes,
         seconds=time.perf_counter() - started,
-        applied=applied.steps,
+        applied=[*applied.steps, *measured],
     )
     run.events.emit(model_loaded=event)
     return Loaded(applied.model, executor, tracker)
+
+
+def _check_codec(run: Run, adapted: Any, model: Any, dataset: Dataset) -> list[str]:
+    """What a lossy codec of the plan does to the gradients of the first window."""
+    plan = run.specification.plan
+    if plan.execution.executor != planner_pb2.EXECUTOR_STREAMING:
+        return []
+    settings = StreamingSettings.of(plan, run.run_directory)
+    window = as_batch(dataset.training[0], _HOST)
+    measured = check_codec(model, trainable_parameters(adapted), settings, window)
+    return [measured] if measured else []
 
 
 def _train(run: Run, loaded: Loaded, dataset: Dataset, checkpoints: CheckpointStore) -> None:
@@ -203,5 +224,8 @@ def _evaluate(run: Run, loaded: Loaded, dataset: Dataset, *, step: int) -> None:
 
 def _save_adapter(run: Run, loaded: Loaded, location: str) -> None:
     folder = run.run_directory / "adapter"
-    size_bytes = replace_folder(folder, lambda f: write_adapter(loaded.model, location, f))
+    heads = run.specification.plan.execution.key_value_head_count
+    size_bytes = replace_folder(
+        folder, lambda f: write_adapter(loaded.model, location, f, key_value_head_count=heads)
+    )
     run.events.emit(adapter_saved=trainer_pb2.AdapterSaved(path=str(folder), bytes=size_bytes))

@@ -27,6 +27,7 @@ STREAMING = {
     "streaming selective on host": [*MODELS[3:6], "phi-3-mini-4k", "starcoder2-3b"],
     "streaming with keys on host": ["phi-3-mini-4k", *MODELS[5:]],
     "streaming int8 on host": MODELS[1:4], "streaming every second layer on host": MODELS[2:4],
+    "streaming weights from host": [*MODELS[1:4], "llama-3.1-8b"],
 }  # fmt: skip
 
 

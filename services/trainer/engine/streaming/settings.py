@@ -112,10 +112,15 @@ def _problems(plan: planner_pb2.Plan) -> Iterator[tuple[bool, str]]:
         "kept_keys": streaming.kept_keys,
     }
     for name, store in exact_only.items():
-        codec = planner_pb2.Codec.Name(store.codec)
         is_exact = _CODECS.get(store.codec) is EXACT
-        yield not is_exact, f"execution.streaming.{name}.codec {codec}"
+        written = planner_pb2.Codec.Name(store.codec)
+        yield not is_exact, f"execution.streaming.{name}.codec {written}"
     policy = execution.checkpoint_policy
+    codec, selective = execution.layer_inputs.codec, _POLICIES.get(policy, False)
+    codec_name = planner_pb2.Codec.Name(codec)
+    # Outputs of exact queries beside 4-bit ones: gradients point elsewhere (bench.codecs).
+    is_off = selective and codec == planner_pb2.CODEC_NF4
+    yield is_off, f"execution.layer_inputs.codec {codec_name} with kept attention outputs"
     policy_name = planner_pb2.CheckpointPolicy.Name(policy)
     yield policy not in _POLICIES, f"execution.checkpoint_policy {policy_name}"
     yield plan.lora.dropout > 0, f"lora.dropout {plan.lora.dropout}"

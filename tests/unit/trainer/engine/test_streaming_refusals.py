@@ -50,11 +50,22 @@ def applied(model: Any, **execution: Any) -> tuple[AppliedPlan, planner_pb2.Plan
         ({"attention_kernel": "sdpa_math"}, "'sdpa_math' cannot run this model here"),
         ({"layer_inputs": HOST}, "HOST, but the device is the host"),
         ({"streaming": {"hidden_gradients": HOST}}, "HOST, but the device is the host"),
+        ({"weight_placement": planner_pb2.PLACEMENT_HOST}, "weights on HOST, but the device is"),
+        ({"weight_placement": planner_pb2.PLACEMENT_DISK}, "weight_placement PLACEMENT_DISK"),
     ],
 )
 def test_plans_it_cannot_do(execution: dict[str, Any], expected: str) -> None:
     with pytest.raises(EngineError, match=expected):
         applied(prepared(), **execution)
+
+
+def test_the_resident_executor_has_its_weights_on_the_device() -> None:
+    model = prepared()
+    plan = a_plan(
+        model.config, linear_names(model), weight_placement=planner_pb2.PLACEMENT_HOST
+    )  # fmt: skip
+    with pytest.raises(EngineError, match="executor EXECUTOR_RESIDENT and weight_placement"):
+        apply_plan(model, plan, CPU, seed=1)
 
 
 def test_everything_it_cannot_do_is_said_at_once() -> None:

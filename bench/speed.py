@@ -1,0 +1,327 @@
+"""Streaming against stock training, time and memory: `python -m bench.speed [--fast]`.
+
+`stock` is unmodified transformers with PEFT adapters on every linear module of the layers, sdpa
+attention and (non-reentrant) gradient checkpointing; the loss comes from `labels`, so that every
+token's logits are computed, as they are for users. `streaming` is this project's executor, set up
+by a plan that keeps attention's outputs. Same weights, adapters, tokens and targets; each in a
+process set up as it is in use (bench/speed_worker.py), and only one computes at a time.
+
+For every length both run one step with memory tracked, which also warms up, then rounds of one
+timed step each, first the one, then the other, in the next round the other way about. Ratios are
+those of a round, streaming over stock, and their median. Losses that differ end the run and nothing
+is written. Writes `bench/results/speed.json` and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import speed_worker
+from bench.machine import describe_machine
+from bench.speed_report import Measured, case_row, ratio_row, show
+from bench.speed_worker import STOCK, STREAMING, ProcessWorker, Worker
+from elite.planner.v1 import planner_pb2
+from services.common.errors import ServiceError
+from services.planner import responses, search
+from services.planner.adapters import EVERY_LINEAR
+from services.planner.evaluation import Evaluation
+from services.planner.ladder import Tier
+from services.planner.machine import ComputeDtype, DeviceKind, Machine
+from services.planner.memory import Sizing
+from services.planner.models import ModelShape, model_by_id, model_from_config
+from services.planner.options import (
+    BasePrecision,
+    Executor,
+    OptimizationSet,
+    Place,
+    Policy,
+    kept_keys_place,
+)
+from services.planner.rates import Rates, single_rates
+from services.planner.tables import table
+
+RESULTS = Path(__file__).parent / "results" / "speed.json"
+_TOKENS = (2048, 4096, 8192, 16384, 32768)
+_FAST_TOKENS = (64, 128)
+_SHORTEST = 4  # of which a quarter are targets
+_MODELS = "llama-8x256,qwen2.5-0.5b:2"
+_FAST_MODELS = "llama-2x64"
+_ROUNDS = 3
+_BUDGET_SECONDS = 3600.0
+_LORA_RANK = 16
+_MOST_TARGET_TOKENS = 256
+# Long enough for a step's memory by token, short enough to fit anywhere.
+_TRIAL_TOKENS = 256
+# Relative: rounding of one loss by two orders of the same operations.
+TOLERANCES = {ComputeDtype.FLOAT32: 1e-4, ComputeDtype.BFLOAT16: 2e-2}
+# Shapes of no one's model, named by layers and width. The vocabulary is small so that the head's
+# share of the weights is as in real models, about a sixth.
+_SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "llama-8x256": {
+        "model_type": "llama", "hidden_size": 256, "intermediate_size": 688,
+        "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 4,
+        "vocab_size": 4096, "max_position_embeddings": 1 << 20, "hidden_act": "silu",
+        "tie_word_embeddings": False,
+    },
+    "llama-2x64": {
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": 256, "max_position_embeddings": 1024, "hidden_act": "silu",
+        "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+# Rates do not touch what a step allocates; times are measured here.
+_ANY_RATES = single_rates(1e12, [(1.0, 1e12)], 1e11)
+
+
+class Disagreement(Exception):  # noqa: N818 - it is what was found
+    """The two executors do not compute the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model to train."""
+
+    name: str
+    config: dict[str, Any]
+
+    @classmethod
+    def of(cls, text: str) -> Subject:
+        """A shape of this file, or `ID[:LAYERS]` of the catalogue. Raises `ServiceError`."""
+        name, _, layers = text.partition(":")
+        if name not in _SHAPES:
+            model_by_id(name)  # refuses with a hint
+        rows = {row["id"]: row["config"] for row in table("models")["models"]}
+        config = dict(rows.get(name) or _SHAPES[name])
+        if layers:
+            config["num_hidden_layers"] = int(layers)
+        return cls(name, config)
+
+    @property
+    def key(self) -> str:
+        """Tells it from the same model with other layers."""
+        return f"{self.name}:{self.layers}"
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def shape(self) -> ModelShape:
+        """The model as the planner knows it."""
+        return model_from_config(json.dumps(self.config))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all cases of a run have in common. chunk_tokens: 0 takes the planner's choice."""
+
+    dtype: ComputeDtype
+    device_kind: DeviceKind
+    memory_bytes: int
+    rounds: int
+    chunk_tokens: int = 0
+
+    @property
+    def machine(self) -> Machine:
+        """The device, as far as a step's allocations go."""
+        kernel = "sdpa_flash"
+        if self.device_kind is DeviceKind.CUDA and self.dtype is ComputeDtype.FLOAT32:
+            kernel = "sdpa_efficient"
+        return Machine(
+            device_name=self.device_kind.value, device_kind=self.device_kind, device_index=0,
+            shared_memory=self.device_kind is DeviceKind.CPU, gpu_safe_bytes=self.memory_bytes,
+            host_safe_bytes=self.memory_bytes, process_overhead_bytes=0, disk_free_bytes=0,
+            rates=Rates({2: _ANY_RATES, 4: _ANY_RATES}, 1e11, 1e10, 1e10), dtypes=(self.dtype,),
+            attention_kernels=(kernel,), has_bitsandbytes=False,
+        )  # fmt: skip
+
+
+def plan_for(subject: Subject, tokens: int, setting: Setting) -> planner_pb2.Plan:
+    """The streaming executor for a window of so many tokens; a quarter are targets, at most."""
+    machine, shape = setting.machine, subject.shape
+    targets = min(_MOST_TARGET_TOKENS, tokens // 4)
+    tier = Tier(1, tokens - targets, targets, _LORA_RANK)
+    chosen = OptimizationSet(
+        base_precision=BasePrecision.FULL, dtype=setting.dtype,
+        attention_kernel=machine.attention_kernels[0], executor=Executor.STREAMING,
+        policy=Policy.SELECTIVE, attention_outputs=Place.DEVICE, adamw_8bit=False,
+        kept_keys=kept_keys_place(
+            Place.DEVICE, Place.DEVICE, shape.query_head_count, shape.key_value_head_count
+        ),
+    )  # fmt: skip
+    chunk_tokens = min(setting.chunk_tokens, tokens)
+    sizing = Sizing(device_budget=setting.memory_bytes, chunk_tokens=chunk_tokens)
+    candidate = Evaluation(shape, machine).one(tier, chosen, sizing)
+    budget = search.budget_for(machine, search.Constraints())
+    answer = responses.Answer(shape, machine, budget, EVERY_LINEAR)
+    return responses.plan_message(candidate, answer)
+
+
+@dataclass(slots=True)
+class Pair:
+    """A model in the hands of both executors."""
+
+    subject: Subject
+    setting: Setting
+    workers: Mapping[str, Worker]
+    bytes_per_token: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Loads both, and runs a short step of each to see what a token takes."""
+        plan, key = plan_for(self.subject, _TRIAL_TOKENS, self.setting), self.subject.key
+        for executor, worker in self.workers.items():
+            worker.ask(speed_worker.load, key, executor, self.subject.config, plan)
+        trial = [one.weighed for one in self._weigh(plan)]
+        self.bytes_per_token = max(
+            (one.peak_bytes - one.static_bytes) / _TRIAL_TOKENS for one in trial
+        )
+        self._release()
+
+    def cases(self, tokens: int) -> list[dict[str, Any]]:
+        """Stock's and streaming's case of a length. Raises `Disagreement`."""
+        plan = plan_for(self.subject, tokens, self.setting)
+        chunk_tokens = int(plan.execution.streaming.chunk_tokens)
+        case = {
+            "model": self.subject.name, "layers": self.subject.layers,
+            "dtype": self.setting.dtype.value, "tokens": tokens,
+        }  # fmt: skip
+        return [case_row(case, one, chunk_tokens) for one in self._measure(plan)]
+
+    def _measure(self, plan: planner_pb2.Plan) -> list[Measured]:
+        """Memory, then rounds of a timed step each."""
+        found = self._weigh(plan)
+        for number in range(self.setting.rounds):
+            for one in found if number % 2 == 0 else reversed(found):
+                worker = self.workers[one.executor]
+                one.timed.append(worker.ask(speed_worker.time_step, self.subject.key, plan))
+            self._require_agreement(plan, *(one.timed[-1].loss for one in found))
+        self._release()
+        return found
+
+    def _weigh(self, plan: planner_pb2.Plan) -> list[Measured]:
+        found = [
+            Measured(executor, worker.ask(speed_worker.weigh, self.subject.key, plan))
+            for executor, worker in self.workers.items()
+        ]
+        self._require_agreement(plan, *(one.weighed.loss for one in found))
+        return found
+
+    def _release(self) -> None:
+        for worker in self.workers.values():
+            worker.ask(speed_worker.release, self.subject.key)
+
+    def _require_agreement(self, plan: planner_pb2.Plan, stock: float, streaming: float) -> None:
+        case = f"{self.subject.name} at {plan.context_tokens + plan.target_tokens:,} tokens"
+        require_agreement(case, stock, streaming, TOLERANCES[self.setting.dtype])
+
+
+def require_agreement(case: str, stock: float, streaming: float, tolerance: float) -> None:
+    """Raises `Disagreement` unless the losses are equal but for rounding; NaN never is."""
+    if not abs(streaming - stock) <= tolerance * abs(stock):
+        raise Disagreement(f"{case}: the loss is {stock} by stock and {streaming} by streaming")
+
+
+def run(pairs: Sequence[Pair], lengths: Sequence[int], budget_seconds: float) -> dict[str, Any]:
+    """Measures all models, shorter lengths first. Raises `Disagreement`."""
+    started = time.monotonic()
+    cases: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
+    for tokens, pair in itertools.product(sorted(lengths), pairs):
+        name, spent_seconds = pair.subject.name, time.monotonic() - started
+        print(f"{name}, {tokens:,} tokens", flush=True)
+        reason = reason_to_leave_out(pair, tokens, budget_seconds - spent_seconds)
+        if reason:
+            left_out.append({"model": name, "tokens": tokens, "reason": reason})
+        else:
+            cases += pair.cases(tokens)
+    ratios = [ratio_row(*both) for both in zip(cases[::2], cases[1::2], strict=True)]
+    return {"cases": cases, "ratios": ratios, "left_out": left_out}
+
+
+def reason_to_leave_out(pair: Pair, tokens: int, seconds_left: float) -> str:
+    """Why a length is not measured; empty when it is. Bytes are those of a short step, by token."""
+    if seconds_left <= 0:
+        return "the seconds of --budget-seconds are spent"
+    _, free_bytes = pair.workers[STOCK].ask(speed_worker.device_facts)
+    needed_bytes = tokens * pair.bytes_per_token
+    if needed_bytes > free_bytes:
+        return f"a step takes some {needed_bytes / 1e9:.1f} GB, {free_bytes / 1e9:.1f} are free"
+    return ""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, prints and writes; exits with a message when losses differ."""
+    options = _parser().parse_args(arguments)
+    workers = make_workers()
+    try:
+        document = measure_all(options, workers)
+    except (Disagreement, ServiceError) as error:
+        sys.exit(f"nothing is written: {error}")
+    finally:
+        for worker in workers.values():
+            worker.close()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(document, indent=1) + "\n")
+    show(document)
+
+
+def make_workers() -> dict[str, Worker]:
+    """A process for each executor."""
+    return {name: ProcessWorker(name) for name in (STOCK, STREAMING)}
+
+
+def measure_all(options: argparse.Namespace, workers: Mapping[str, Worker]) -> dict[str, Any]:
+    """The document for the options. Raises `Disagreement`."""
+    device_kind, free_bytes = workers[STREAMING].ask(speed_worker.device_facts)
+    setting = Setting(
+        ComputeDtype(options.dtype), DeviceKind(device_kind), free_bytes, options.rounds,
+        options.chunk,
+    )  # fmt: skip
+    models = options.model or (_FAST_MODELS if options.fast else _MODELS)
+    lengths = options.tokens or (_FAST_TOKENS if options.fast else _TOKENS)
+    pairs = [Pair(Subject.of(name), setting, workers) for name in models.split(",")]
+    measured = run(pairs, lengths, options.budget_seconds)
+    return {"machine": describe_machine() | {"device": device_kind}, **measured}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help=f"ID[:LAYERS], by commas; default {_MODELS}")
+    parser.add_argument("--tokens", type=_lengths, help="lengths of the window, by commas")
+    parser.add_argument("--rounds", type=_positive, default=_ROUNDS, help="timed steps of each")
+    parser.add_argument("--dtype", choices=[dtype.value for dtype in TOLERANCES], default="float32")
+    parser.add_argument("--chunk", type=_positive, default=0, help="tokens; default: the planner's")
+    parser.add_argument(
+        "--budget-seconds", type=float, default=_BUDGET_SECONDS,
+        help="when they are spent, longer lengths are left out",
+    )  # fmt: skip
+    parser.add_argument("--fast", action="store_true", help="tiny, to see that it works")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def _lengths(text: str) -> list[int]:
+    lengths = [int(part) for part in text.split(",")]
+    if min(lengths) < _SHORTEST:
+        raise ValueError(text)
+    return lengths
+
+
+if __name__ == "__main__":
+    main()

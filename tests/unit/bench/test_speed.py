@@ -1,0 +1,169 @@
+"""What `python -m bench.speed` refuses, leaves out and counts, with workers that only pretend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import speed, speed_report, speed_worker
+from bench.speed_worker import STOCK, STREAMING, Timed, Weighed
+from elite.planner.v1 import planner_pb2
+from services.common.errors import ServiceError
+from services.planner.machine import ComputeDtype, DeviceKind
+from services.planner.models import catalogue
+
+_FREE_BYTES = 2**34
+_STATIC_BYTES, _BYTES_PER_TOKEN = 1_000, 1_000_000
+
+
+class Pretender:
+    """Answers like a worker: a constant loss, steps of the seconds it is given in turn."""
+
+    def __init__(self, name: str, asked: list[tuple[str, str]], **answers: Any) -> None:
+        self._name, self._asked = name, asked
+        self._weighed_loss: float = answers.get("weighed_loss", 2.0)
+        self._timed_loss: float = answers.get("timed_loss", 2.0)
+        self._seconds: Sequence[float] = answers.get("seconds", (1.0,))
+        self._peak_share: float = answers.get("peak_share", 1.0)
+        self.steps = 0
+        self.closed = False
+
+    def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        self._asked.append((self._name, function.__name__))
+        if function is speed_worker.device_facts:
+            return "cpu", _FREE_BYTES
+        if function is speed_worker.weigh:
+            plan: planner_pb2.Plan = arguments[1]
+            tokens = plan.context_tokens + plan.target_tokens
+            grown = int(self._peak_share * tokens * _BYTES_PER_TOKEN)
+            return Weighed(self._weighed_loss, _STATIC_BYTES, _STATIC_BYTES + grown)
+        if function is speed_worker.time_step:
+            self.steps += 1
+            seconds = self._seconds[(self.steps - 1) % len(self._seconds)]
+            return Timed(self._timed_loss, seconds, 1.0)
+        return None
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, **streaming: Any
+) -> tuple[dict[str, Pretender], list[tuple[str, str]]]:
+    asked: list[tuple[str, str]] = []
+    workers = {
+        STOCK: Pretender(STOCK, asked, seconds=(1.0, 2.0, 4.0)),
+        STREAMING: Pretender(STREAMING, asked, **streaming),
+    }
+    monkeypatch.setattr(speed, "make_workers", lambda: workers)
+    return workers, asked
+
+
+@pytest.mark.parametrize("which", ["weighed_loss", "timed_loss"])
+@pytest.mark.parametrize("loss", [2.001, float("nan")])
+def test_losses_that_differ_are_refused_and_nothing_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, which: str, loss: float
+) -> None:
+    workers, _ = pretend(monkeypatch, **{which: loss})
+    output = tmp_path / "speed.json"
+    with pytest.raises(SystemExit, match=f"nothing is written: llama-2x64 .* {loss} by streaming"):
+        speed.main(["--fast", "--output", str(output)])
+    assert not output.exists()
+    assert all(worker.closed for worker in workers.values())
+
+
+def test_16_bit_losses_may_differ_by_their_rounding(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend(monkeypatch, weighed_loss=2.001)
+    output = tmp_path / "speed.json"
+    speed.main(["--fast", "--dtype", "bfloat16", "--output", str(output)])
+    assert output.exists()
+
+
+def test_ratios_are_those_of_rounds_and_the_order_alternates(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, asked = pretend(monkeypatch, seconds=(0.5, 4.0, 2.0), peak_share=0.25)
+    output = tmp_path / "speed.json"
+    speed.main(["--fast", "--tokens", "64", "--output", str(output)])
+    document = json.loads(output.read_text())
+    (ratio,) = document["ratios"]
+    assert (ratio["time_lowest"], ratio["time"], ratio["time_highest"]) == (0.5, 0.5, 2.0)
+    assert ratio["memory"] == pytest.approx(0.25, rel=1e-3)
+    stock, streaming = document["cases"]
+    assert (stock["step_seconds"], streaming["step_seconds"]) == (2.0, 2.0)
+    assert stock["spread"] == pytest.approx(1.5)
+    order = [name for name, what in asked if what == "time_step"]
+    assert order == [STOCK, STREAMING, STREAMING, STOCK, STOCK, STREAMING]
+
+
+def test_what_does_not_fit_or_is_too_late_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend(monkeypatch)
+    output = tmp_path / "speed.json"
+    arguments = ["--model", "llama-2x64", "--output", str(output)]
+    speed.main([*arguments, "--tokens", "32768,128"])
+    document = json.loads(output.read_text())
+    assert [case["tokens"] for case in document["cases"]] == [128, 128]
+    (left,) = document["left_out"]
+    assert (left["model"], left["tokens"]) == ("llama-2x64", 32768)
+    assert "32.8 GB" in left["reason"]
+    assert "left out: llama-2x64 at 32,768 tokens, a step takes some" in capsys.readouterr().out
+    speed.main([*arguments, "--tokens", "64,128", "--budget-seconds", "0"])
+    document = json.loads(output.read_text())
+    assert document["cases"] == []
+    assert [left["tokens"] for left in document["left_out"]] == [64, 128]
+
+
+def test_an_unknown_model_is_refused_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch)
+    with pytest.raises(SystemExit, match="did you mean smollm2-135m"):
+        speed.main(["--model", "smollm-135m"])
+
+
+def test_goals_are_told_where_they_were_measured() -> None:
+    at = {"model": "m", "dtype": "float32"}
+    lines = list(speed_report.goal_lines([
+        {**at, "tokens": 2048, "time": 9.0, "memory": 9.0},
+        {**at, "tokens": 4096, "time": 1.0, "memory": 9.0},
+        {**at, "tokens": 16384, "time": 0.76, "memory": 0.4},
+    ]))  # fmt: skip
+    assert lines == [
+        "time at 4,096 tokens at most 1.00 of stock's: met, 1.00 (m, float32)",
+        "time at 16,384 tokens at most 0.75 of stock's: NOT met, 0.76 (m, float32)",
+        "memory at 16,384 tokens at most 0.50 of stock's: met, 0.40 (m, float32)",
+    ]
+
+
+def test_models_are_shapes_or_of_the_catalogue_with_fewer_layers() -> None:
+    subject = speed.Subject.of("qwen2.5-0.5b:2")
+    assert (subject.name, subject.layers, subject.shape.layer_count) == ("qwen2.5-0.5b", 2, 2)
+    assert subject.shape.hidden_size == catalogue()["qwen2.5-0.5b"].hidden_size
+    assert speed.Subject.of("llama-8x256").shape.layer_count == 8
+    assert speed.Subject.of("qwen2.5-0.5b").key != subject.key
+    with pytest.raises(ServiceError, match="did you mean"):
+        speed.Subject.of("qwen2.5-0.6b")
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(0, 4096), (1024, 1024), (8192, 4096)])
+def test_the_chunk_is_the_planners_or_the_one_asked_for(asked: int, expected: int) -> None:
+    setting = speed.Setting(ComputeDtype.FLOAT32, DeviceKind.CPU, _FREE_BYTES, 1, asked)
+    plan = speed.plan_for(speed.Subject.of("llama-8x256"), 4096, setting)
+    assert plan.execution.streaming.chunk_tokens == expected
+    assert plan.context_tokens + plan.target_tokens == 4096
+    assert plan.execution.executor == planner_pb2.EXECUTOR_STREAMING
+    assert plan.execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_SELECTIVE
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--tokens", "3"], ["--tokens", "a"], ["--rounds", "0"], ["--chunk", "-1"]]
+)
+def test_arguments_that_make_no_sense_are_refused(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        speed.main(wrong)
