@@ -20,6 +20,7 @@ from services.trainer.engine.adapters import add_adapters, trainable_parameters
 from services.trainer.engine.attention import ATTENTION_NAME, register_attention
 from services.trainer.engine.decoder import decoder_layers
 from services.trainer.engine.executors import make_executor
+from services.trainer.engine.key_value_heads import convert_key_value_heads
 from services.trainer.engine.memory_tracking import StorageTracker, counted_as_host
 from services.trainer.engine.models import DTYPES
 from services.trainer.engine.recomputation import recompute_in_backward
@@ -53,6 +54,8 @@ def measure_step(config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=ATTENTION_NAME
         ).requires_grad_(False)
+        if plan.execution.key_value_head_count:
+            convert_key_value_heads(model, plan.execution.key_value_head_count)
         adapted = add_adapters(model, plan.lora, dtype, seed=0)
     tracker = StorageTracker()
     with FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext():

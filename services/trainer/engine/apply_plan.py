@@ -86,17 +86,22 @@ def apply_plan(
         kernel = check_streaming(model, settings)
         applied.append(f"streaming: {_described(settings)}, block attention on {kernel}")
     elif execution.checkpoint_policy != planner_pb2.CHECKPOINT_POLICY_NONE:
-        on_host = execution.layer_inputs.placement == planner_pb2.PLACEMENT_HOST
-        _refuse_host(on_host, device)
-        selective = execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_SELECTIVE
-        for layer in decoder_layers(model):
-            recompute_in_backward(
-                layer, keep_input_on_host=on_host, keep_attention_output=selective,
-                has_dropout=plan.lora.dropout > 0,
-            )  # fmt: skip
-        kept = "inputs and attention outputs" if selective else "inputs"
-        applied.append(f"recompute every layer, {kept} on {'host' if on_host else 'device'}")
+        applied.append(_recompute(model, plan, device))
     return AppliedPlan(adapted, kernel, applied)
+
+
+def _recompute(model: Any, plan: planner_pb2.Plan, device: torch.device) -> str:
+    execution = plan.execution
+    on_host = execution.layer_inputs.placement == planner_pb2.PLACEMENT_HOST
+    _refuse_host(on_host, device)
+    selective = execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_SELECTIVE
+    for layer in decoder_layers(model):
+        recompute_in_backward(
+            layer, keep_input_on_host=on_host, keep_attention_output=selective,
+            has_dropout=plan.lora.dropout > 0,
+        )  # fmt: skip
+    kept = "inputs and attention outputs" if selective else "inputs"
+    return f"recompute every layer, {kept} on {'host' if on_host else 'device'}"
 
 
 def _streams_weights(execution: planner_pb2.Execution, device: torch.device) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,28 @@ def test_a_plan_is_made_on_the_way(stack: Stack, tiny_model: Path, corpus: Path)
     assert "Tier 1: 4,096 context + 512 target tokens" in done.stderr
     assert "step 1/1: loss" in done.stderr
     assert "succeeded" in done.stdout
+
+
+def test_pooled_heads_are_asked_for_and_measured(
+    stack: Stack, tiny_model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path / "full-heads"
+    shutil.copytree(tiny_model, folder)
+    config = AutoConfig.from_pretrained(folder, num_attention_heads=8, num_key_value_heads=8)
+    config.head_dim = 8
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    lines = stack.elite.json_lines(
+        "train", "--model", str(folder), "--data", str(corpus), "--steps", "1", "--tier", "1",
+        "--evaluation-windows", "0", "--allow", "grouped-query-conversion",
+    )  # fmt: skip
+    events = [line["event"] for line in lines if "event" in line]
+    (loaded,) = [event["modelLoaded"] for event in events if "modelLoaded" in event]
+    assert loaded["applied"][0].startswith("key-value heads: 8 to 1 by mean pooling; loss ")
+    assert loaded["applied"][0].endswith(" after, on 256 tokens of your data")
+    (saved,) = [event["adapterSaved"] for event in events if "adapterSaved" in event]
+    assert "key_value_head_count: 1" in (Path(saved["path"]) / "README.md").read_text()
 
 
 def test_ctrl_c_detaches_and_the_run_goes_on(stack: Stack, train: list[str]) -> None:

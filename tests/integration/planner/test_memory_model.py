@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,6 +70,23 @@ def test_a_streamed_step_takes_what_was_predicted(model_id: str, set_name: str) 
     token_ids = 8 * found.tokens
     host = found.measured_host_bytes - token_ids
     assert host <= found.predicted_host_bytes <= 2 * host
+
+
+@pytest.mark.parametrize("set_name", ["bfloat16", "streaming with keys on host"])
+@pytest.mark.parametrize("model_id", ["phi-2", "olmo-2-1b", "stablelm-2-1.6b"])
+def test_a_model_with_pooled_heads_takes_what_was_predicted(
+    model_id: str, set_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.memory import SETS
+    from services.planner.models import model_by_id
+
+    before, setting = case(model_id, set_name), SETS[set_name]
+    heads = model_by_id(model_id).convertible_key_value_heads
+    converts = replace(setting, chosen=replace(setting.chosen, key_value_heads=heads))
+    monkeypatch.setitem(SETS, set_name, converts)
+    found = case(model_id, set_name)
+    assert found.measured_bytes < before.measured_bytes
+    assert -0.002 <= found.error <= 0.005, f"predicted {found.error:+.2%}"
 
 
 def test_many_chunks_take_what_was_predicted() -> None:

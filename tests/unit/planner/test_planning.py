@@ -8,8 +8,10 @@ import pytest
 
 from elite.planner.v1 import planner_pb2 as pb
 from services.common.errors import ServiceError
+from services.planner import options, search
 from services.planner.adapters import EVERY_LINEAR, Adapters
 from services.planner.gpus import gpu_cards
+from services.planner.grids import grid_of
 from services.planner.ladder import load_ladder
 from services.planner.machine import Machine, hypothetical_machine
 from services.planner.models import model_by_id
@@ -97,14 +99,30 @@ def test_exact_only_is_exact() -> None:
     assert chosen.execution.optimizer == pb.OPTIMIZER_KIND_ADAMW
 
 
-def test_runnable_only_leaves_out_what_the_engine_cannot_do() -> None:
+POOLED_HEADS = frozenset({"grouped-query-conversion"})
+
+
+def test_heads_are_pooled_where_that_is_allowed() -> None:
     device = hypothetical_machine("rtx-2060-super", 64 * GIBIBYTE, 0)
-    allowed = frozenset({"grouped-query-conversion"})
-    preview = answer_plan(question("phi-2", device, Constraints(allowed=allowed))).chosen
-    runnable = answer_plan(
-        question("phi-2", device, Constraints(allowed=allowed, runnable_only=True))
+    chosen = answer_plan(
+        question("phi-2", device, Constraints(allowed=POOLED_HEADS, runnable_only=True))
     ).chosen
-    assert preview.not_runnable
+    assert chosen.execution.key_value_head_count == 4
+    assert chosen.model.key_value_head_count == 32  # of the model as it is found
+    assert "grouped-query-conversion" in [one.id for one in chosen.optimizations]
+    assert not chosen.not_runnable
+
+
+def test_runnable_only_leaves_out_what_the_engine_cannot_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(options, "_PREVIEWS", {"pooling": lambda one: one.key_value_heads > 0})
+    monkeypatch.setattr(search, "grid_of", grid_of.__wrapped__)  # made anew
+    device = hypothetical_machine("rtx-2060-super", 64 * GIBIBYTE, 0)
+    limits = Constraints(allowed=POOLED_HEADS)
+    preview = answer_plan(question("phi-2", device, limits)).chosen
+    runnable = answer_plan(question("phi-2", device, replace(limits, runnable_only=True))).chosen
+    assert preview.not_runnable == ["pooling"]
     assert not runnable.not_runnable
     assert runnable.tier <= preview.tier
 

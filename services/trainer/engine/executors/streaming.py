@@ -28,6 +28,7 @@ from services.trainer.engine.streaming.attention_calls import (
 )
 from services.trainer.engine.streaming.chunks import Chunk, chunks_of
 from services.trainer.engine.streaming.kernels import choose_kernel
+from services.trainer.engine.streaming.key_memory import Pair
 from services.trainer.engine.streaming.layer_attention import (
     ChunkAttention,
     Forward,
@@ -156,7 +157,9 @@ class StreamingExecutor:
             workspace.layer_inputs.write(layer, chunk, hidden_bce)
         if not window.has_output(layer, chunk):
             # The last layer's keys: backward begins with them.
-            self._keys_only(layer, hidden_bce, call, self._place(chunk))
+            keys_and_values = self._keys_only(layer, hidden_bce, call, self._place(chunk))
+            if is_training:
+                workspace.keep_keys(layer, chunk, keys_and_values)
             return
         keep = functools.partial(workspace.keep_attention, layer, chunk) if is_training else None
         with attention(Forward(self._place(chunk), keep)):
@@ -165,7 +168,7 @@ class StreamingExecutor:
 
     def _keys_only(
         self, layer: int, hidden_bce: torch.Tensor, call: LayerCall, at: ChunkAttention
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> Pair:
         """Runs a layer up to its attention; the chunk's keys and values, as autograd has them."""
         try:
             with attention(KeysOnly(at)):

@@ -74,14 +74,17 @@ class Workspace:
     def keep_attention(
         self, layer: int, chunk: Chunk, keys_and_values: Pair, attended: Attended
     ) -> None:
-        """Keeps what the plan wants kept: keys and values (B, G, C, D), what attention returned."""
-        page = self._page(layer, chunk)
-        if self.kept_keys is not None:
-            tensors = [tensor.transpose(1, 2) for tensor in keys_and_values]
-            self.kept_keys.write(page, chunk.length, tensors)
+        """Keeps what the plan wants kept of an attention call."""
+        self.keep_keys(layer, chunk, keys_and_values)
         if self.attention_outputs is not None:
             returned = (attended.output_bchd, attended.lse_bhc)
-            self.attention_outputs.write(page, chunk.length, returned)
+            self.attention_outputs.write(self._page(layer, chunk), chunk.length, returned)
+
+    def keep_keys(self, layer: int, chunk: Chunk, keys_and_values: Pair) -> None:
+        """Keeps a chunk's keys and values, (B, G, C, D), if the plan wants them kept."""
+        if self.kept_keys is not None:
+            tensors = [tensor.transpose(1, 2) for tensor in keys_and_values]
+            self.kept_keys.write(self._page(layer, chunk), chunk.length, tensors)
 
     def read_attended(self, layer: int, chunk: Chunk, following: int | None) -> Attended | None:
         """What attention returned in forward; None where it was not kept."""

@@ -23,6 +23,7 @@ from tests.fixtures.engine import LLAMA_LINEARS, a_plan, tiny_config, tiny_model
 
 PLAN = a_plan(tiny_config(), LLAMA_LINEARS)
 IDENTITY = Identity.of(PLAN, "data", seed=1)
+CONVERTED = a_plan(tiny_config(), LLAMA_LINEARS, key_value_head_count=1)
 
 
 def a_run(seed: int = 1):
@@ -74,6 +75,7 @@ def test_two_are_kept_and_a_broken_one_is_passed_over(tmp_path: Path) -> None:
     [
         (Identity.of(PLAN, "other data", seed=1), trainer_pb2.FAILURE_CAUSE_BAD_DATA),
         (Identity.of(PLAN, "data", seed=2), trainer_pb2.FAILURE_CAUSE_INTERNAL),
+        (Identity.of(CONVERTED, "data", seed=1), trainer_pb2.FAILURE_CAUSE_INTERNAL),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, changed, cause) -> None:

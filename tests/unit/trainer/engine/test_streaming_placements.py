@@ -94,6 +94,13 @@ def test_inputs_of_every_few_layers(interval: int, kept: Place | None, tmp_path:
         assert_exact("llama", found)
 
 
+@pytest.mark.parametrize("place", Place)
+def test_kept_keys_of_every_layer_and_chunk(place: Place, tmp_path: Path) -> None:
+    """Also of chunks whose output nothing needs, after other layers' keys took their place."""
+    found = streamed("llama", tmp_path, layer_input_interval=3, kept_keys=place)
+    assert_exact("llama", found)
+
+
 @pytest.mark.parametrize("place", [Place.HOST, Place.DISK])
 @pytest.mark.parametrize("family", ["qwen3", "mistral"])
 @pytest.mark.parametrize("chunk_tokens", [10, 30])

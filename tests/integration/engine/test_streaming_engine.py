@@ -1,0 +1,118 @@
+"""The streaming executor as its supervisor sees it: same losses, page files, codecs, resume."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elite.planner.v1 import planner_pb2
+from tests.fixtures.engine import LLAMA_LINEARS, a_plan, tiny_config
+from tests.fixtures.engine_process import Ended, Workspace, parsed
+from tests.integration.engine.test_engine import (
+    adapter_bytes,
+    make_workspace,
+    until_step,
+)
+
+DISK = planner_pb2.Store(placement=planner_pb2.PLACEMENT_DISK)
+DEVICE = planner_pb2.Store(placement=planner_pb2.PLACEMENT_DEVICE)
+OPTIMIZER = {"optimizer": planner_pb2.OPTIMIZER_KIND_ADAMW}
+
+
+def streaming_workspace(root: Path, layers: int = 3, **execution: Any) -> Workspace:
+    settings = {
+        "executor": planner_pb2.EXECUTOR_STREAMING,
+        "streaming": planner_pb2.Streaming(chunk_tokens=20, hidden_gradients=DEVICE),
+        **OPTIMIZER, **execution,
+    }  # fmt: skip
+    plan = a_plan(tiny_config(num_hidden_layers=layers), LLAMA_LINEARS, **settings)
+    return make_workspace(root, plan, num_hidden_layers=layers)
+
+
+@pytest.fixture(scope="module")
+def resident(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    plan = a_plan(tiny_config(num_hidden_layers=3), LLAMA_LINEARS, **OPTIMIZER)
+    workspace = make_workspace(tmp_path_factory.mktemp("resident"), plan, num_hidden_layers=3)
+    ended = workspace.run("whole")
+    assert ended.status == 0, ended.log
+    return ended
+
+
+def test_a_streamed_run_has_the_losses_of_a_resident_one(tmp_path: Path, resident: Ended) -> None:
+    workspace = streaming_workspace(
+        tmp_path, checkpoint_policy=planner_pb2.CHECKPOINT_POLICY_SELECTIVE, layer_inputs=DISK,
+        layer_input_interval=2, weight_placement=planner_pb2.PLACEMENT_DEVICE,
+        streaming=planner_pb2.Streaming(
+            chunk_tokens=20, hidden_gradients=DEVICE, attention_outputs=DISK, kept_keys=DISK
+        ),
+    )  # fmt: skip
+    ended = workspace.run("whole")
+    assert ended.status == 0, ended.log
+    for step, loss in resident.losses().items():
+        assert ended.losses()[step] == pytest.approx(loss, rel=1e-3), step
+    (loaded,) = ended.of("model_loaded")
+    assert loaded.applied[-1] == (
+        "streaming: chunks of 20 tokens, layer inputs on disk of every 2 layers, "
+        "attention outputs on disk, kept keys on disk, hidden states on device, keys on device, "
+        "block attention on sdpa_flash"
+    )
+    # In four chunks, one block of the disk each: one layer's inputs, three layers' keys, and
+    # attention outputs of two layers and of the two chunks that hold targets in the last.
+    written = {step.disk_written_bytes for step in ended.of("step_completed")}
+    assert written == {(4 + 12 + 10) * 4096}
+    left = [path.name for path in workspace.run_directory("whole").iterdir()]
+    assert not [name for name in left if name.startswith("elite-pages")]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    workspace = streaming_workspace(tmp_path, layer_inputs=DISK)
+    whole = workspace.run("whole")
+    assert whole.status == 0, whole.log
+    engine = workspace.start("stopped")
+    lines = list(until_step(engine, 9))
+    engine.send_signal(how)
+    rest, log = engine.communicate(timeout=60)
+    first = Ended(engine.returncode, parsed(lines + rest.splitlines()), log)
+    assert first.status == (75 if how == signal.SIGTERM else -signal.SIGKILL), log
+    second = workspace.run("stopped", "--resume")
+    assert second.status == 0, second.log
+    assert {**first.losses(), **second.losses()} == whole.losses()
+    assert adapter_bytes(workspace, "stopped") == adapter_bytes(workspace, "whole")
+
+
+@pytest.mark.parametrize(("codec", "lowest"), [("CODEC_INT8", 0.999), ("CODEC_NF4", 0.9)])
+def test_a_lossy_codec_says_what_it_does_to_the_gradients(
+    tmp_path: Path, codec: str, lowest: float
+) -> None:
+    name = codec.removeprefix("CODEC_").lower()
+    inputs = planner_pb2.Store(placement=planner_pb2.PLACEMENT_DISK, codec=codec)
+    workspace = streaming_workspace(tmp_path, layer_inputs=inputs)
+    ended = workspace.run("whole")
+    assert ended.status == 0, ended.log
+    said = ended.of("model_loaded")[0].applied[-1]
+    cosine = re.fullmatch(
+        rf"layer inputs in {name}: gradient cosine (\S+) against exact layer inputs on \d+ tokens",
+        said,
+    )
+    assert cosine is not None, said
+    assert lowest <= float(cosine[1]) <= 1.0
+    before, after = ended.of("evaluated")
+    assert after.loss < before.loss - 0.1
+
+
+def test_outputs_kept_beside_four_bit_inputs_are_refused(tmp_path: Path) -> None:
+    inputs = planner_pb2.Store(placement=planner_pb2.PLACEMENT_DISK, codec=planner_pb2.CODEC_NF4)
+    workspace = streaming_workspace(
+        tmp_path, layer_inputs=inputs,
+        checkpoint_policy=planner_pb2.CHECKPOINT_POLICY_SELECTIVE,
+    )  # fmt: skip
+    cause, message = workspace.run("whole").failure()
+    assert cause == "FAILURE_CAUSE_BAD_MODEL"
+    assert "layer_inputs.codec CODEC_NF4 with kept attention outputs" in message
