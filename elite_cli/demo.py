@@ -114,12 +114,12 @@ def _plan(connections: Connections, model: str) -> planner_pb2.PlanResponse:
     """A plan whose steps leave time for a few; on a very slow machine tier 1 all the same."""
     choice = read_model(model)
     limits = LimitOptions(max_step_seconds=f"{_longest_step():.0f}")
-    response = make_plan(connections, choice, PlanOptions(limits=limits, runnable_only=True))
+    response = make_plan(connections, choice, PlanOptions(limits=limits))
     if response.HasField("chosen"):
         return response
     note("This machine is too slow for that: tier 1 is planned without a limit.")
     first = ChoiceOptions(tier=1)
-    return make_plan(connections, choice, PlanOptions(choice=first, runnable_only=True))
+    return make_plan(connections, choice, PlanOptions(choice=first))
 
 
 def train_options(plan: planner_pb2.Plan) -> TrainOptions:

@@ -102,9 +102,6 @@ DeviceIndex = Annotated[
         help="Index of the device, as `elite profile` shows it.",
     ),
 ]
-RunnableOnly = Annotated[
-    bool, typer.Option("--runnable-only", help="Only plans that this version can train.")
-]
 Explain = Annotated[
     bool, typer.Option("--explain", help="Show how every figure came about, with its numbers.")
 ]
@@ -278,7 +275,6 @@ OPTION_OF_FIELD = {
     "constraints.device_index": "--device",
     "constraints.max_run_seconds": "--max-run-time",
     "constraints.allowed_lossy_ids": "--allow",
-    "constraints.runnable_only": "--runnable-only",
     "objective": "--objective",
     "gpu_ids": "--compare",
     "host_memory_bytes": "--host-ram",

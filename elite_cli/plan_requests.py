@@ -36,7 +36,6 @@ class PlanOptions:
     choice: ChoiceOptions = field(default_factory=ChoiceOptions)
     adapters: AdapterOptions = field(default_factory=AdapterOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
-    runnable_only: bool = False
     explain: bool = False
 
 
@@ -57,7 +56,6 @@ def constraints(options: PlanOptions, *, given_host: bool) -> planner_pb2.Constr
         exact_only=choice.exact_only,
         tier=choice.tier or 0,
         allowed_lossy_ids=choice.allow or (),
-        runnable_only=options.runnable_only,
     )
     if limits.max_step_seconds:
         message.max_step_seconds = parse_duration(limits.max_step_seconds, "--max-step-seconds")

@@ -162,8 +162,6 @@ def _plan_text(plan: planner_pb2.Plan) -> str:
     lines = [f"A step takes {step}"]
     if plan.HasField("run"):
         lines.append(run_text(plan))
-    if plan.not_runnable:
-        lines.append(f"This version cannot train it yet: {', '.join(plan.not_runnable)}")
     return _wrapped(lines)
 
 

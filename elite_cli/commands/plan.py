@@ -24,7 +24,6 @@ def plan(
     machine: o.MachineOptions,
     limits: o.LimitOptions,
     choice: o.ChoiceOptions,
-    runnable_only: o.RunnableOnly = False,
     schedule: o.ScheduleOptions,
     adapters: o.AdapterOptions,
     explain: o.Explain = False,
@@ -45,7 +44,7 @@ def plan(
 
         check_path(chart)
     reference = read_model(model)
-    options = PlanOptions(machine, limits, choice, adapters, schedule, runnable_only, explain)
+    options = PlanOptions(machine, limits, choice, adapters, schedule, explain)
     with Connections(context.obj) as connections:
         if compare:
             cards = compare_cards(connections, reference, options, compare)

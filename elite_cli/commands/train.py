@@ -55,7 +55,7 @@ def train(  # its options are the command's interface, hence the length
     from elite_cli.training import TrainOptions, create_run, run_spec
 
     schedule = o.ScheduleOptions(steps=steps, accumulate=accumulate)
-    plan_options = PlanOptions(machine, limits, choice, adapters, schedule, runnable_only=True)
+    plan_options = PlanOptions(machine, limits, choice, adapters, schedule)
     _refuse_contradictions(model, plan, plan_options)
     reference = read_model(model) if model else ModelChoice()
     train_options = TrainOptions(
@@ -80,7 +80,7 @@ def _refuse_contradictions(model: str, plan: Path | None, options: PlanOptions) 
 
     if plan is None and not model:
         raise bad_option("--model", "is missing", "give --model, or a plan made before with --plan")
-    none = PlanOptions(schedule=options.schedule, runnable_only=True)
+    none = PlanOptions(schedule=options.schedule)
     if plan is not None and options != none:
         problem = "is given together with options that make a plan"
         raise bad_option("--plan", problem, "leave --plan or those options out")

@@ -35,8 +35,6 @@ def render_comparison(console: Console, response: planner_pb2.WhatIfResponse) ->
     console.print(f"{model_title(response.model)} on {len(ranked)} cards, best first\n")
     if fitting:
         console.print(_fitting_table(console.width, fitting))
-        if any(card.chosen.not_runnable for _, card in fitting):
-            console.print("\n*: this version cannot train this plan yet; see --gpu for what")
     else:
         console.print("[bold red]No card fits.[/bold red]")
     if refused:
@@ -55,7 +53,7 @@ class _Column:
 
 
 def _tier(plan: planner_pb2.Plan) -> str:
-    return f"{plan.tier}{'*' if plan.not_runnable else ''}"
+    return f"{plan.tier}"
 
 
 def _gpu_share(plan: planner_pb2.Plan) -> str:

@@ -144,16 +144,11 @@ def _headline(plan: planner_pb2.Plan) -> str:
 
 
 def render_chosen(console: Console, plan: planner_pb2.Plan, budget: planner_pb2.Budget) -> None:
-    """Prints one plan: memory by line, time, settings, what keeps it from being trained."""
+    """Prints one plan: memory by line, time, settings."""
     console.print(_headline(plan) + "\n")
     render_memory(console, plan, budget)
     console.print()
     console.print(facts(plan))
-    if plan.not_runnable:
-        parts = escape(", ".join(plan.not_runnable))
-        console.print(
-            f"\n[bold red]warning: this version cannot train this plan yet:[/bold red] {parts}"
-        )
 
 
 def _render_next(console: Console, response: planner_pb2.PlanResponse, chosen: int) -> None:

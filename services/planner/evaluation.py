@@ -111,6 +111,11 @@ class Evaluation:
         """Rank of the adapters; 0 takes the tiers'."""
         return self._adapters.rank
 
+    @property
+    def dropout(self) -> float:
+        """Share of their inputs that adapters drop."""
+        return self._adapters.dropout
+
     def one(self, tier: Tier, chosen: OptimizationSet, sizing: Sizing) -> Candidate:
         """One tier under one set, line by line."""
         column = tier_terms([tier], self._adapters.rank)

@@ -27,7 +27,6 @@ from services.planner.options import (
     best_kernel,
     hidden_states_place,
     kept_keys_place,
-    not_runnable,
 )
 from services.planner.terms import SetTerms, set_terms
 
@@ -43,7 +42,7 @@ _INTERVALS = (1, 4)
 class Choice:
     """What the search may choose from on a machine.
 
-    resident: sets of the resident executor too, which has no sliding windows.
+    resident, streaming: executors; one has no sliding windows, the other no dropout.
     exact_too: exact sets beside the quantised ones, which are better in everything else.
     heads: query heads and key-value heads of the model.
     key_value_heads: heads it may be converted to; 0 leaves it as it is.
@@ -54,8 +53,8 @@ class Choice:
     has_own_memory: bool
     quantises: bool
     resident: bool
+    streaming: bool
     exact_too: bool
-    runnable_only: bool
     heads: tuple[int, int]
     key_value_heads: tuple[int, ...] = (0,)
 
@@ -82,12 +81,12 @@ class Grid:
 
 
 def choice(
-    machine: Machine, model: ModelShape, *, resident: bool, exact_only: bool, runnable_only: bool
+    machine: Machine, model: ModelShape, *, resident: bool, streaming: bool, exact_only: bool
 ) -> Choice | None:
-    """The choice on this machine; None without a fused attention kernel or any rate."""
+    """The choice on this machine; None without a fused attention kernel, any rate or executor."""
     kernel = best_kernel(machine)
     dtypes = tuple(dtype for dtype in machine.dtypes if machine.rates.of(dtype.element_bytes))
-    if kernel is None or not dtypes:
+    if kernel is None or not dtypes or not (resident or streaming):
         return None
     heads = model.convertible_key_value_heads
     return Choice(
@@ -96,8 +95,8 @@ def choice(
         has_own_memory=machine.has_own_memory,
         quantises=machine.has_bitsandbytes,
         resident=resident,
+        streaming=streaming,
         exact_too=exact_only or not machine.has_bitsandbytes,
-        runnable_only=runnable_only,
         heads=(model.query_head_count, model.key_value_head_count),
         key_value_heads=(0, heads) if heads else (0,),
     )
@@ -109,10 +108,10 @@ def grid_of(wanted: Choice) -> Grid:
     they are made once."""
     groups = []
     for dtype, heads in product(wanted.dtypes, wanted.key_value_heads):
-        resident = _resident(wanted, dtype, heads) if wanted.resident else iter(())
-        for made in (resident, _streaming(wanted, dtype, heads)):
-            sets = tuple(one for one in made if not (wanted.runnable_only and not_runnable(one)))
-            if sets:
+        makers = ((wanted.resident, _resident), (wanted.streaming, _streaming))
+        for is_wanted, make in makers:
+            if is_wanted:
+                sets = tuple(make(wanted, dtype, heads))
                 groups.append(Group(sets, set_terms(sets)))
     everything = tuple(one for group in groups for one in group.sets)
     lossy = {name: np.array([name in one.lossy_ids for one in everything]) for name in LOSSY}

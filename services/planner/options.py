@@ -6,7 +6,6 @@ that make no sense are refused here, where they are defined, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -233,15 +232,6 @@ def _beyond(chosen: OptimizationSet, machine: Machine) -> tuple[tuple[str, bool,
          f"{lossy[0] if lossy else QLORA} needs bitsandbytes, which the profile does not list",
          "install it and profile again"),
     )  # fmt: skip
-
-
-# What the planner knows and this version's engine does not, and which sets need it: nothing now.
-_PREVIEWS: dict[str, Callable[[OptimizationSet], bool]] = {}
-
-
-def not_runnable(chosen: OptimizationSet) -> tuple[str, ...]:
-    """Parts of a set that this version's engine cannot run yet."""
-    return tuple(name for name, needs_it in _PREVIEWS.items() if needs_it(chosen))
 
 
 def best_kernel(machine: Machine) -> str | None:

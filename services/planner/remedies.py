@@ -85,6 +85,16 @@ def remedy_for_kernel(machine: Machine) -> Remedy:
     return Remedy(text, Resource.SOFTWARE)
 
 
+def remedy_for_dropout(model: ModelShape, tier: Tier) -> Remedy:
+    """What to do about dropout where only the streaming executor will do."""
+    text = (
+        f"layers of {model.display_name} attend to the last {model.sliding_window} tokens only; "
+        f"the streaming executor does that for {tier.tokens} tokens, but has no dropout: leave "
+        f"adapters.dropout out"
+    )
+    return Remedy(text, Resource.SOFTWARE)
+
+
 def remedy_for_window(model: ModelShape, tier: Tier) -> Remedy:
     """What to do about layers that attend to fewer tokens than the tier has."""
     text = (

@@ -81,7 +81,6 @@ def read_constraints(
         max_run_seconds=message.max_run_seconds,
         schedule=schedule,
         allowed=frozenset(message.allowed_lossy_ids),
-        runnable_only=message.runnable_only,
     )
 
 

@@ -24,7 +24,6 @@ from services.planner.options import (
     OptimizationSet,
     Place,
     Policy,
-    not_runnable,
 )
 from services.planner.remedies import Remedy, Resource
 from services.planner.schedule import RunCost, start_seconds
@@ -108,7 +107,6 @@ def plan_message(candidate: Candidate, answer: Answer) -> pb.Plan:
         device_kind=_DEVICE_KINDS[machine.device_kind],
         device_index=machine.device_index,
         derivations=[_derivation(one) for one in answer.derivations],
-        not_runnable=not_runnable(chosen),
         planned_on=pb.PlannedOn(
             device_name=machine.device_name,
             driver_version=machine.driver_version,

@@ -22,6 +22,7 @@ from services.planner.remedies import (
     Remedy,
     Resource,
     remedy_for_bytes,
+    remedy_for_dropout,
     remedy_for_gpu,
     remedy_for_kernel,
     remedy_for_permission,
@@ -49,7 +50,6 @@ class Constraints:
     max_run_seconds: float = 0.0
     schedule: Schedule | None = None
     allowed: frozenset[str] = field(default_factory=frozenset)
-    runnable_only: bool = False
 
     def longest_step_seconds(self, tier: Tier) -> float:
         """The tighter of the two limits on time, for one step over one window; 0 for none."""
@@ -182,7 +182,7 @@ class Search:
             return ()
         grid = self._grid(resident=resident)
         if grid is None:
-            why = (remedy_for_kernel(self._machine),)
+            why = (self._remedy_without_sets(ladder[0], resident=resident),)
             return tuple(Verdict(t, None, Resource.SOFTWARE, remedies=why) for t in ladder)
         found = self.evaluation.all(ladder, grid, self.budget.gpu_bytes)
         missing = self._missing(found, ladder, grid.on_disk)
@@ -198,6 +198,11 @@ class Search:
             )
             for row, tier in enumerate(ladder)
         )
+
+    def _remedy_without_sets(self, tier: Tier, *, resident: bool) -> Remedy:
+        if resident or not self.evaluation.dropout:
+            return remedy_for_kernel(self._machine)
+        return remedy_for_dropout(self._model, tier)
 
     def judge(self, tier: Tier, chosen: OptimizationSet, sizing: Sizing) -> Verdict:
         """The verdict on one tier under one set."""
@@ -221,8 +226,8 @@ class Search:
 
     def _grid(self, *, resident: bool) -> Grid | None:
         wanted = choice(
-            self._machine, self._model, resident=resident, exact_only=self._constraints.exact_only,
-            runnable_only=self._constraints.runnable_only,
+            self._machine, self._model, resident=resident, streaming=not self.evaluation.dropout,
+            exact_only=self._constraints.exact_only,
         )  # fmt: skip
         return grid_of(wanted) if wanted else None
 

@@ -30,7 +30,7 @@ def test_a_plan_has_tiers_budgets_and_lines() -> None:
     for expected in (
         "tier 11: 4,194,304", "budget 20.0 GiB", "81.9 GiB", "4 d 8 h", "14.3 of 20.0 GiB",
         "36.0 of 50.0 GiB", "7.50 GiB", "A step takes 1 h 30 min (1 h 15 min to 2 h)",
-        "210 steps in 12 d 13 h", "This version cannot train it yet: attention outputs on disk",
+        "210 steps in 12 d 13 h",
     ):  # fmt: skip
         assert expected in shown, expected
 

@@ -57,7 +57,7 @@ def test_options_reach_the_fields(planner: RecordingPlanner) -> None:
     arguments = [
         "plan", "--model", "m", *CARD, "--disk", "1TiB", "--max-step-seconds", "2h",
         "--max-run-time", "3d", "--allow", "activations-4bit", "--allow", "other",
-        "--runnable-only", "--steps", "7", "--accumulate", "4", "--stage", "3:10",
+        "--steps", "7", "--accumulate", "4", "--stage", "3:10",
         "--stage", "5:20", "--rank", "16", "--target-modules", "q_proj, v_proj",
         "--adapter-dtype", "float32", "--dropout", "0.1", "--explain",
     ]  # fmt: skip
@@ -65,7 +65,7 @@ def test_options_reach_the_fields(planner: RecordingPlanner) -> None:
     heard = planner.request
     assert heard.machine.hypothetical.disk_free_bytes == 2**40
     assert heard.constraints == pb.Constraints(
-        max_step_seconds=7200, max_run_seconds=259200, runnable_only=True,
+        max_step_seconds=7200, max_run_seconds=259200,
         allowed_lossy_ids=["activations-4bit", "other"],
     )  # fmt: skip
     assert heard.schedule == pb.Schedule(
@@ -89,7 +89,7 @@ def test_training_plans_what_can_be_trained(planner: RecordingPlanner) -> None:
     """The trainer cannot be reached, but the plan comes first."""
     train = ("--data", ".", "--steps", "5", "--accumulate", "2", "--rank", "4")
     assert main(["train", "--model", "m", *CARD, *train, "--trainer-address", "127.0.0.1:1"]) == 3
-    assert planner.request.constraints == pb.Constraints(runnable_only=True)
+    assert planner.request.constraints == pb.Constraints()
     assert planner.request.schedule == pb.Schedule(steps=5, gradient_accumulation_steps=2)
     assert planner.request.adapters == pb.Adapters(rank=4)
 

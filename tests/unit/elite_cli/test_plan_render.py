@@ -36,13 +36,12 @@ def test_a_plan(width: int) -> None:
         "layer inputs in host memory as int8, keys and values on the device",
         "attention outputs on disk", "rank 8 on q_proj, v_proj",
         "memory calibrated on 3 runs (x 1.010), time calibrated on 4 runs (x 0.930)",
-        "warning: this version cannot train this plan yet: attention outputs on disk",
         "Tier 9: lacks 27.0 GiB host memory. Any one of these would make it fit: "
         "- allow activations-4bit, which is lossy - 29.0 GB more host memory",
     ):  # fmt: skip
         assert expected in words(text), expected
     assert text.count("fits") == 7
-    assert len(text.splitlines()) <= (61 if width < 100 else 58)
+    assert len(text.splitlines()) <= (59 if width < 100 else 56)
 
 
 def test_a_wide_table_has_targets_and_remedies() -> None:
@@ -160,7 +159,6 @@ def test_a_comparison(width: int, schedule: bool) -> None:
     ):  # fmt: skip
         assert expected in words(text), expected
     assert ("12 d 13 h" in text) is schedule
-    assert ("10*" in text) is schedule
     assert ("1 h 15 min to 2 h" in text) is (width >= (140 if schedule else 110))
     assert "…" not in text
 

@@ -8,10 +8,8 @@ import pytest
 
 from elite.planner.v1 import planner_pb2 as pb
 from services.common.errors import ServiceError
-from services.planner import options, search
 from services.planner.adapters import EVERY_LINEAR, Adapters
 from services.planner.gpus import gpu_cards
-from services.planner.grids import grid_of
 from services.planner.ladder import load_ladder
 from services.planner.machine import Machine, hypothetical_machine
 from services.planner.models import model_by_id
@@ -104,27 +102,20 @@ POOLED_HEADS = frozenset({"grouped-query-conversion"})
 
 def test_heads_are_pooled_where_that_is_allowed() -> None:
     device = hypothetical_machine("rtx-2060-super", 64 * GIBIBYTE, 0)
-    chosen = answer_plan(
-        question("phi-2", device, Constraints(allowed=POOLED_HEADS, runnable_only=True))
-    ).chosen
+    chosen = answer_plan(question("phi-2", device, Constraints(allowed=POOLED_HEADS))).chosen
     assert chosen.execution.key_value_head_count == 4
     assert chosen.model.key_value_head_count == 32  # of the model as it is found
     assert "grouped-query-conversion" in [one.id for one in chosen.optimizations]
-    assert not chosen.not_runnable
 
 
-def test_runnable_only_leaves_out_what_the_engine_cannot_do(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(options, "_PREVIEWS", {"pooling": lambda one: one.key_value_heads > 0})
-    monkeypatch.setattr(search, "grid_of", grid_of.__wrapped__)  # made anew
-    device = hypothetical_machine("rtx-2060-super", 64 * GIBIBYTE, 0)
-    limits = Constraints(allowed=POOLED_HEADS)
-    preview = answer_plan(question("phi-2", device, limits)).chosen
-    runnable = answer_plan(question("phi-2", device, replace(limits, runnable_only=True))).chosen
-    assert preview.not_runnable == ["pooling"]
-    assert not runnable.not_runnable
-    assert runnable.tier <= preview.tier
+def test_dropout_is_for_the_resident_executor() -> None:
+    """The engine's streaming executor refuses it."""
+    dropped = Adapters(dropout=0.1)
+    asked = answer_plan(question("qwen2.5-1.5b", adapters=dropped))
+    assert asked.chosen.execution.executor == pb.EXECUTOR_RESIDENT
+    windowed = answer_plan(question("starcoder2-3b", adapters=dropped))
+    assert not windowed.chosen.tier
+    assert "leave adapters.dropout out" in windowed.tiers[0].remedies[0].text
 
 
 def test_adapters_move_memory() -> None:

@@ -30,7 +30,7 @@ def search(model_id: str, constraints: Constraints = Constraints(), **sizes: int
 
 
 def sets_for(device: Machine, model: ModelShape, *, exact_only: bool = False) -> Grid:
-    wanted = choice(device, model, resident=True, exact_only=exact_only, runnable_only=False)
+    wanted = choice(device, model, resident=True, streaming=True, exact_only=exact_only)
     assert wanted is not None
     return grid_of(wanted)
 

@@ -286,7 +286,7 @@ class ModelReference(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., config_json: _Optional[str] = ...) -> None: ...
 
 class Constraints(_message.Message):
-    __slots__ = ("host_memory_bytes", "disk_bytes", "max_step_seconds", "exact_only", "tier", "headroom_fraction", "device_index", "max_run_seconds", "allowed_lossy_ids", "runnable_only")
+    __slots__ = ("host_memory_bytes", "disk_bytes", "max_step_seconds", "exact_only", "tier", "headroom_fraction", "device_index", "max_run_seconds", "allowed_lossy_ids")
     HOST_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -296,7 +296,6 @@ class Constraints(_message.Message):
     DEVICE_INDEX_FIELD_NUMBER: _ClassVar[int]
     MAX_RUN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ALLOWED_LOSSY_IDS_FIELD_NUMBER: _ClassVar[int]
-    RUNNABLE_ONLY_FIELD_NUMBER: _ClassVar[int]
     host_memory_bytes: int
     disk_bytes: int
     max_step_seconds: float
@@ -306,8 +305,7 @@ class Constraints(_message.Message):
     device_index: int
     max_run_seconds: float
     allowed_lossy_ids: _containers.RepeatedScalarFieldContainer[str]
-    runnable_only: bool
-    def __init__(self, host_memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., max_step_seconds: _Optional[float] = ..., exact_only: _Optional[bool] = ..., tier: _Optional[int] = ..., headroom_fraction: _Optional[float] = ..., device_index: _Optional[int] = ..., max_run_seconds: _Optional[float] = ..., allowed_lossy_ids: _Optional[_Iterable[str]] = ..., runnable_only: _Optional[bool] = ...) -> None: ...
+    def __init__(self, host_memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., max_step_seconds: _Optional[float] = ..., exact_only: _Optional[bool] = ..., tier: _Optional[int] = ..., headroom_fraction: _Optional[float] = ..., device_index: _Optional[int] = ..., max_run_seconds: _Optional[float] = ..., allowed_lossy_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Budget(_message.Message):
     __slots__ = ("gpu_bytes", "host_bytes", "disk_bytes", "headroom_fraction", "gpu_safe_bytes", "host_safe_bytes", "gpu_memory_is_host_memory", "device_name")
@@ -386,7 +384,7 @@ class Remedy(_message.Message):
     def __init__(self, text: _Optional[str] = ..., resource: _Optional[_Union[Resource, str]] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., gpu_id: _Optional[str] = ..., optimization_id: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("tier", "context_tokens", "target_tokens", "model", "lora", "execution", "optimizations", "gpu_memory", "host_memory", "disk", "step_seconds", "time_lines", "device_kind", "device_index", "step_seconds_low", "step_seconds_high", "start_seconds", "disk_written_bytes_per_step", "power_watts", "run", "calibration", "derivations", "not_runnable", "planned_on")
+    __slots__ = ("tier", "context_tokens", "target_tokens", "model", "lora", "execution", "optimizations", "gpu_memory", "host_memory", "disk", "step_seconds", "time_lines", "device_kind", "device_index", "step_seconds_low", "step_seconds_high", "start_seconds", "disk_written_bytes_per_step", "power_watts", "run", "calibration", "derivations", "planned_on")
     TIER_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TARGET_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -409,7 +407,6 @@ class Plan(_message.Message):
     RUN_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     DERIVATIONS_FIELD_NUMBER: _ClassVar[int]
-    NOT_RUNNABLE_FIELD_NUMBER: _ClassVar[int]
     PLANNED_ON_FIELD_NUMBER: _ClassVar[int]
     tier: int
     context_tokens: int
@@ -433,9 +430,8 @@ class Plan(_message.Message):
     run: RunCost
     calibration: Calibration
     derivations: _containers.RepeatedCompositeFieldContainer[Derivation]
-    not_runnable: _containers.RepeatedScalarFieldContainer[str]
     planned_on: PlannedOn
-    def __init__(self, tier: _Optional[int] = ..., context_tokens: _Optional[int] = ..., target_tokens: _Optional[int] = ..., model: _Optional[_Union[ModelSummary, _Mapping]] = ..., lora: _Optional[_Union[Lora, _Mapping]] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., optimizations: _Optional[_Iterable[_Union[AppliedOptimization, _Mapping]]] = ..., gpu_memory: _Optional[_Union[MemoryEstimate, _Mapping]] = ..., host_memory: _Optional[_Union[MemoryEstimate, _Mapping]] = ..., disk: _Optional[_Union[MemoryEstimate, _Mapping]] = ..., step_seconds: _Optional[float] = ..., time_lines: _Optional[_Iterable[_Union[TimeLine, _Mapping]]] = ..., device_kind: _Optional[_Union[_profiler_pb2.DeviceKind, str]] = ..., device_index: _Optional[int] = ..., step_seconds_low: _Optional[float] = ..., step_seconds_high: _Optional[float] = ..., start_seconds: _Optional[float] = ..., disk_written_bytes_per_step: _Optional[int] = ..., power_watts: _Optional[float] = ..., run: _Optional[_Union[RunCost, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., derivations: _Optional[_Iterable[_Union[Derivation, _Mapping]]] = ..., not_runnable: _Optional[_Iterable[str]] = ..., planned_on: _Optional[_Union[PlannedOn, _Mapping]] = ...) -> None: ...
+    def __init__(self, tier: _Optional[int] = ..., context_tokens: _Optional[int] = ..., target_tokens: _Optional[int] = ..., model: _Optional[_Union[ModelSummary, _Mapping]] = ..., lora: _Optional[_Union[Lora, _Mapping]] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., optimizations: _Optional[_Iterable[_Union[AppliedOptimization, _Mapping]]] = ..., gpu_memory: _Optional[_Union[MemoryEstimate, _Mapping]] = ..., host_memory: _Optional[_Union[MemoryEstimate, _Mapping]] = ..., disk: _Optional[_Union[MemoryEstimate, _Mapping]] = ..., step_seconds: _Optional[float] = ..., time_lines: _Optional[_Iterable[_Union[TimeLine, _Mapping]]] = ..., device_kind: _Optional[_Union[_profiler_pb2.DeviceKind, str]] = ..., device_index: _Optional[int] = ..., step_seconds_low: _Optional[float] = ..., step_seconds_high: _Optional[float] = ..., start_seconds: _Optional[float] = ..., disk_written_bytes_per_step: _Optional[int] = ..., power_watts: _Optional[float] = ..., run: _Optional[_Union[RunCost, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., derivations: _Optional[_Iterable[_Union[Derivation, _Mapping]]] = ..., planned_on: _Optional[_Union[PlannedOn, _Mapping]] = ...) -> None: ...
 
 class PlannedOn(_message.Message):
     __slots__ = ("device_name", "driver_version", "torch_version")
