@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.speed_worker import Timed, Weighed
 from elite.planner.v1 import planner_pb2
-from services.profiler.probes.cgroup import read_memory
+from services.common.host_memory import read_memory
 from services.trainer.engine.adapters import add_adapters, trainable_parameters
 from services.trainer.engine.apply_plan import apply_plan
 from services.trainer.engine.attention import ATTENTION_NAME

@@ -111,17 +111,17 @@ def step_cost(
     to_host, disk = cost.transfer_seconds(), cost.disk_seconds()
     busy = sum(compute.values())
     if streaming:
-        exposed = {
-            "transfer": maximum(0.0, to_host - busy),
-            "disk": maximum(0.0, disk - maximum(busy, to_host)),
-        }
+        copied = maximum(busy, to_host)
+        seconds = maximum(copied, disk)
+        exposed = {"transfer": copied - busy, "disk": seconds - copied}
     else:
+        seconds = busy + to_host + disk
         exposed = {"transfer": to_host, "disk": disk}
     lowest, highest = terms.rates.spread
     margin = table("host")["step_time_margin"]
     return StepCost(
         lines=compute | exposed,
-        seconds=busy + exposed["transfer"] + exposed["disk"],
+        seconds=seconds,
         low=maximum(busy / highest * (1 - margin), to_host, disk) if streaming
         else busy / highest * (1 - margin) + to_host,
         high=busy / lowest * (1 + margin) + to_host + disk,

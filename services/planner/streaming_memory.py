@@ -87,14 +87,15 @@ class StreamingMemory:
         self._stores = stores(model, chosen)
         # Of the keys at work and their gradients, on the device.
         self._keys_width = 2 * (model.element + _FLOAT32) * model.key_value
-        self._on_device = tier.tokens * sum(
-            where(store.on_device, store.layers * store.width, 0) for store in self._stores
-        )
+        self._on_device = self._kept_on_device(tier.tokens)
         self._buffered = BUFFERED_PAGES * sum(
             where(store.on_device, 0, where(store.layers > 0, store.width, 0))
             for store in self._stores
         )
         self.chunk_tokens = chunk_tokens or self._chunk(device_budget)
+        # The last page of every layer is a whole one too.
+        pages = ceiling_divide(tier.tokens, self.chunk_tokens)
+        self._on_device = self._kept_on_device(pages * self.chunk_tokens)
         self.tile_rows = self._loss_tile_rows()
 
     def phases(self) -> dict[str, Lines]:
@@ -154,6 +155,11 @@ class StreamingMemory:
         room = sum(self._backward(self.chunk_tokens).values()) - without
         fitting = power_of_two_to(maximum(room // (with_one - without), SMALLEST_TILE_ROWS))
         return minimum(fitting, LARGEST_TILE_ROWS, power_of_two_to(self._tier.targets))
+
+    def _kept_on_device(self, tokens: Number) -> Number:
+        return tokens * sum(
+            where(store.on_device, store.layers * store.width, 0) for store in self._stores
+        )
 
     def _pages(self, store: Store) -> tuple[Number, Number]:
         """How many pages a store has, and their bytes."""

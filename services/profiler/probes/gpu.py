@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from elite.profiler.v1 import profiler_pb2
 from services.common.errors import ErrorReason, ServiceError
-from services.profiler.probes.cgroup import read_memory
+from services.common.host_memory import read_memory
 
 logger = logging.getLogger("elite.profiler")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from elite.profiler.v1 import profiler_pb2
-from services.profiler.probes.cgroup import read_memory
+from services.common.host_memory import read_memory
 
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "lustre", "9p", "fuse.sshfs"}
 _IN_MEMORY = {"tmpfs", "ramfs"}

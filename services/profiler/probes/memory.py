@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from services.profiler.probes.cgroup import read_memory
+from services.common.host_memory import read_memory
 
 _LARGEST_CHUNK_BYTES = 256 * 2**20
 _SMALLEST_CHUNK_BYTES = 2 * 2**20

@@ -12,6 +12,7 @@ BAD_DATA = trainer_pb2.FAILURE_CAUSE_BAD_DATA
 BAD_MODEL = trainer_pb2.FAILURE_CAUSE_BAD_MODEL
 DISK_CORRUPT = trainer_pb2.FAILURE_CAUSE_DISK_CORRUPT
 DISK_FULL = trainer_pb2.FAILURE_CAUSE_DISK_FULL
+HOST_OUT_OF_MEMORY = trainer_pb2.FAILURE_CAUSE_HOST_OUT_OF_MEMORY
 DIVERGED = trainer_pb2.FAILURE_CAUSE_DIVERGED
 INTERNAL = trainer_pb2.FAILURE_CAUSE_INTERNAL
 
@@ -55,7 +56,7 @@ def _cause_of(error: BaseException) -> trainer_pb2.FailureCause:
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return trainer_pb2.FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY
     if isinstance(error, MemoryError) or any(part in text for part in _HOST_MEMORY_TEXTS):
-        return trainer_pb2.FAILURE_CAUSE_HOST_OUT_OF_MEMORY
+        return HOST_OUT_OF_MEMORY
     is_disk_errno = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if is_disk_errno or any(part in text for part in _DISK_FULL_TEXTS):
         return DISK_FULL

@@ -32,6 +32,7 @@ from services.trainer.engine.failures import INTERNAL, EngineError, StopRequeste
 from services.trainer.engine.memory_tracking import MemoryTracker, host_peak_bytes, memory_tracker
 from services.trainer.engine.models import DTYPES, find_model, load_model, load_tokenizer
 from services.trainer.engine.optimizer import make_optimizer
+from services.trainer.engine.preflight import check_host_memory
 from services.trainer.engine.specification import Specification
 from services.trainer.engine.stop_signal import StopSignal
 from services.trainer.engine.streaming.codec_check import check_codec
@@ -116,6 +117,7 @@ def _prepare_data(run: Run) -> tuple[str, Dataset]:
 def _load_model(run: Run, location: str, device: torch.device, dataset: Dataset) -> Loaded:
     started = time.perf_counter()
     plan = run.specification.plan
+    check_host_memory(plan)
     model = load_model(location, plan)
     parameter_count = sum(parameter.numel() for parameter in model.parameters())
     tracker = memory_tracker(device)

@@ -27,7 +27,7 @@ def test_fast_run_predicts_measures_and_writes(tmp_path: Path) -> None:
     assert set(document) == {
         "machine", "profile", "measured_rates", "drift", "summary", "cases",
     }  # fmt: skip
-    assert document["summary"]["cases"] == len(document["cases"]) == 4
+    assert document["summary"]["cases"] == len(document["cases"]) == 5
     assert set(document["drift"]) == {"after"}
     assert set(document["drift"]["after"]) == {"matmul", "attention", "elementwise", "memory"}
     assert document["measured_rates"]["after"].keys() == document["profile"].keys()

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 
 from elite.planner.v1 import planner_pb2
-from tests.fixtures.engine import LLAMA_LINEARS, a_plan, tiny_config
+from tests.fixtures.engine import LLAMA_LINEARS, a_plan, tiny_config, write_json
 from tests.fixtures.engine_process import Ended, Workspace, parsed
 from tests.integration.engine.test_engine import (
     adapter_bytes,
@@ -116,3 +117,15 @@ def test_outputs_kept_beside_four_bit_inputs_are_refused(tmp_path: Path) -> None
     cause, message = workspace.run("whole").failure()
     assert cause == "FAILURE_CAUSE_BAD_MODEL"
     assert "layer_inputs.codec CODEC_NF4 with kept attention outputs" in message
+
+
+def test_less_host_memory_than_planned_is_refused_before_loading(tmp_path: Path) -> None:
+    workspace = streaming_workspace(tmp_path)
+    plan = json_format.Parse(workspace.plan.read_text(), planner_pb2.Plan())
+    plan.host_memory.total_bytes = 2**50
+    write_json(workspace.plan, plan)
+    ended = workspace.run("whole")
+    cause, message = ended.failure()
+    assert cause == "FAILURE_CAUSE_HOST_OUT_OF_MEMORY"
+    assert "needs 1,125,899,906,842,624 bytes of host memory" in message
+    assert not ended.of("model_loaded")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.profiler.probes.cgroup import read_memory
+from services.common.host_memory import read_memory
 
 GIB = 2**30
 
