@@ -69,41 +69,35 @@ def test_a_streamed_run_has_the_losses_of_a_resident_one(tmp_path: Path, residen
     assert not [name for name in left if name.startswith("elite-pages")]
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
-    tmp_path: Path, how: signal.Signals
-) -> None:
+def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
     workspace = streaming_workspace(tmp_path, layer_inputs=DISK)
     whole = workspace.run("whole")
     assert whole.status == 0, whole.log
     engine = workspace.start("stopped")
     lines = list(until_step(engine, 9))
-    engine.send_signal(how)
+    engine.kill()
     rest, log = engine.communicate(timeout=60)
     first = Ended(engine.returncode, parsed(lines + rest.splitlines()), log)
-    assert first.status == (75 if how == signal.SIGTERM else -signal.SIGKILL), log
+    assert first.status == -signal.SIGKILL, log
     second = workspace.run("stopped", "--resume")
     assert second.status == 0, second.log
     assert {**first.losses(), **second.losses()} == whole.losses()
     assert adapter_bytes(workspace, "stopped") == adapter_bytes(workspace, "whole")
 
 
-@pytest.mark.parametrize(("codec", "lowest"), [("CODEC_INT8", 0.999), ("CODEC_NF4", 0.9)])
-def test_a_lossy_codec_says_what_it_does_to_the_gradients(
-    tmp_path: Path, codec: str, lowest: float
-) -> None:
-    name = codec.removeprefix("CODEC_").lower()
+def test_a_lossy_codec_says_what_it_does_to_the_gradients(tmp_path: Path) -> None:
+    codec = planner_pb2.CODEC_NF4
     inputs = planner_pb2.Store(placement=planner_pb2.PLACEMENT_DISK, codec=codec)
     workspace = streaming_workspace(tmp_path, layer_inputs=inputs)
     ended = workspace.run("whole")
     assert ended.status == 0, ended.log
     said = ended.of("model_loaded")[0].applied[-1]
     cosine = re.fullmatch(
-        rf"layer inputs in {name}: gradient cosine (\S+) against exact layer inputs on \d+ tokens",
+        r"layer inputs in nf4: gradient cosine (\S+) against exact layer inputs on \d+ tokens",
         said,
     )
     assert cosine is not None, said
-    assert lowest <= float(cosine[1]) <= 1.0
+    assert 0.9 <= float(cosine[1]) < 1.0
     before, after = ended.of("evaluated")
     assert after.loss < before.loss - 0.1
 
