@@ -28,7 +28,7 @@ up: $(INSTALLED) ## Start all services on this machine; Ctrl-C stops them
 
 .PHONY: test
 test: $(INSTALLED) ## Run every test that needs no system package
-	@$(PYTHON_IN) -m pytest
+	@OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .PHONY: lint
 lint: $(INSTALLED) ## Check style, types, imports, protos and the generated code

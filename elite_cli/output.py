@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from rich.console import Console
+
+_PIPE_COLUMNS = 200
 
 
 def print_json(message: Message) -> None:
@@ -27,10 +30,11 @@ def _to_json(message: Message, indent: int | None) -> str:
 
 
 def output_console() -> Console:
-    """Where tables and answers go."""
+    """Where tables and answers go. In a pipe lines are long, so that paths stay whole."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    in_pipe = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, width=_PIPE_COLUMNS if in_pipe else None)
 
 
 def error_console() -> Console:

@@ -62,8 +62,9 @@ def whole(value: Number) -> Number:
 def power_of_two_from(value: Number) -> Number:
     """The smallest power of two that is not below `value`; 0 stays 0."""
     if isinstance(value, np.ndarray):
-        exponents = np.ceil(np.log2(np.maximum(value, 1)))
-        return np.where(value > 0, np.exp2(exponents), 0).astype(np.int64)
+        # A float's exponent is the bits of the integer below 2^53 that it holds.
+        _, bits = np.frexp(value - 1)
+        return np.left_shift(value > 0, bits, dtype=np.int64)
     if type(value) is Traced:
         return Traced.call("power_of_two", power_of_two_from(value.value), (value,))
     return 1 << (int(value) - 1).bit_length() if value > 0 else 0
@@ -72,7 +73,8 @@ def power_of_two_from(value: Number) -> Number:
 def power_of_two_to(value: Number) -> Number:
     """The largest power of two that is not above `value`, at least 1."""
     if isinstance(value, np.ndarray):
-        return np.exp2(np.floor(np.log2(np.maximum(value, 1)))).astype(np.int64)
+        _, bits = np.frexp(np.maximum(value, 1))
+        return np.left_shift(1, bits - 1, dtype=np.int64)
     return 1 << (max(1, int(value_of(value))).bit_length() - 1)
 
 

@@ -7,7 +7,10 @@ streaming-stores and those of static_memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from services.planner.arithmetic import (
     Number,
@@ -94,8 +97,8 @@ class StreamingMemory:
         )
         self.chunk_tokens = chunk_tokens or self._chunk(device_budget)
         # The last page of every layer is a whole one too.
-        pages = ceiling_divide(tier.tokens, self.chunk_tokens)
-        self._on_device = self._kept_on_device(pages * self.chunk_tokens)
+        self._chunks = ceiling_divide(tier.tokens, self.chunk_tokens)
+        self._on_device = self._kept_on_device(self._chunks * self.chunk_tokens)
         self.tile_rows = self._loss_tile_rows()
 
     def phases(self) -> dict[str, Lines]:
@@ -120,8 +123,8 @@ class StreamingMemory:
         """Stores in pinned memory, slab by slab, and weights that are streamed."""
         keys = where(self._chosen.keys_on_device, 0, self._paged_keys())
         activations = sum(
-            where(store.on_host, self._slabs(store), 0)
-            + where(store.on_disk, self._staging(store), 0)
+            _wherever(store.on_host, self._slabs, store)
+            + _wherever(store.on_disk, self._staging, store)
             for store in self._stores
         )
         return {
@@ -132,8 +135,8 @@ class StreamingMemory:
 
     def disk_stores(self) -> Lines:
         """Page files."""
-        pages = (where(store.on_disk, self._file_bytes(store), 0) for store in self._stores)
-        return {"activations": sum(pages)}
+        files = (_wherever(store.on_disk, self._file_bytes, store) for store in self._stores)
+        return {"activations": sum(files)}
 
     def _chunk(self, device_budget: Number) -> Number:
         """A share of what the weights leave of the budget, in whole powers of two.
@@ -163,8 +166,7 @@ class StreamingMemory:
 
     def _pages(self, store: Store) -> tuple[Number, Number]:
         """How many pages a store has, and their bytes."""
-        chunks = ceiling_divide(self._tier.tokens, self.chunk_tokens)
-        return store.layers * chunks, whole(self.chunk_tokens * store.width)
+        return store.layers * self._chunks, whole(self.chunk_tokens * store.width)
 
     def _slabs(self, store: Store) -> Number:
         """Pinned slabs of whole pages; each allocation is rounded up to a power of two."""
@@ -233,6 +235,11 @@ class StreamingMemory:
             "kv": keys,
             "buffers": chunk * self._model.rotary,
         }
+
+
+def _wherever(condition: Number, amount: Callable[[Store], Number], store: Store) -> Number:
+    """Nothing elsewhere; a grid without such a place is spared the arithmetic."""
+    return where(condition, amount(store), 0) if np.any(condition) else 0
 
 
 def stores(model: ModelTerms, chosen: SetTerms) -> tuple[Store, ...]:

@@ -113,7 +113,9 @@ def test_metrics_come_back_with_a_new_pool_child(lonely_trainer: TrainerStack) -
     os.kill(worker.pool_child, signal.SIGKILL)
     wait_until(lambda: answers(address), "metrics", worker.log)
     stack.wait_for(stack.create(), SUCCEEDED)
-    assert scrape(address)[("elite_trainer_runs_finished_total", (("state", "succeeded"),))] == 1
+    finished = ("elite_trainer_runs_finished_total", (("state", "succeeded"),))
+    # The run's record says so before the counter does.
+    wait_until(lambda: scrape(address)[finished] == 1, "one run counted", worker.log)
 
 
 def test_outcomes_are_reported_to_the_planner(

@@ -55,6 +55,29 @@ def test_with_little_host_memory_it_says_so_instead(gpu_id: str) -> None:
     assert "more host memory" in refused[-1].remedy
 
 
+@pytest.mark.parametrize(
+    ("model_id", "device"),
+    [
+        ("llama-3.1-8b", machine(gpu_bytes=int(3.1 * GIBIBYTE), host_bytes=32 * GIBIBYTE)),
+        (
+            "llama-3.1-70b",
+            hypothetical_machine("rtx-2060-super", 192 * GIBIBYTE, TEBIBYTE),
+        ),
+    ],
+)
+def test_a_model_larger_than_the_card_is_streamed_through_it(
+    model_id: str, device: Machine
+) -> None:
+    chosen = answer_plan(question(model_id, device)).chosen
+    assert chosen.tier >= 4
+    assert chosen.execution.weight_placement == pb.PLACEMENT_HOST
+    assert chosen.execution.base_precision == pb.BASE_PRECISION_NF4
+    base = next(line.bytes for line in chosen.gpu_memory.lines if line.name == "base_model")
+    model = model_by_id(model_id)
+    assert base < 2 * model.parameter_count / 4  # less than its weights in four bits
+    assert chosen.host_memory.total_bytes > model.parameter_count / 2
+
+
 def test_every_remedy_works() -> None:
     card, host = "rtx-3090", 96 * GIBIBYTE
     poor = hypothetical_machine(card, host, 0)

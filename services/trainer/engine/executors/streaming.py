@@ -119,9 +119,10 @@ class StreamingExecutor:
         return torch.cat(finished, dim=1)
 
     def _window(self, window_bs: torch.Tensor) -> _Window:
-        tokens, planned = window_bs.shape[1], self._settings.tokens
-        if len(window_bs) != self._settings.batch_size or tokens > planned:
-            expected = f"({self._settings.batch_size}, {planned})"
+        batch_size, tokens = window_bs.shape
+        planned, targets = self._settings.tokens, self._settings.target_tokens
+        if batch_size != self._settings.batch_size or not targets < tokens <= planned:
+            expected = f"({self._settings.batch_size}, {planned}), the last {targets} being targets"
             problem = f"a batch of {tuple(window_bs.shape)} tokens; the plan is for {expected}"
             raise EngineError(INTERNAL, problem, "plan for this window")
         chunks = chunks_of(tokens, self._settings.chunk_tokens)

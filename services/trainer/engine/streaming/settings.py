@@ -125,3 +125,5 @@ def _problems(plan: planner_pb2.Plan) -> Iterator[tuple[bool, str]]:
     yield policy not in _POLICIES, f"execution.checkpoint_policy {policy_name}"
     yield plan.lora.dropout > 0, f"lora.dropout {plan.lora.dropout}"
     yield not streaming.chunk_tokens, "execution.streaming.chunk_tokens 0"
+    yield not plan.context_tokens, "context_tokens 0"
+    yield not plan.target_tokens, "target_tokens 0"

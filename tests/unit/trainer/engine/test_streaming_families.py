@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,7 +91,7 @@ def streamed(
 ) -> tuple[float, dict[str, torch.Tensor]]:  # fmt: skip
     model, parameters = adapted_model(family, dtype, **overrides)
     executor = StreamingExecutor(model, with_settings)
-    losses = [executor.step(a_window(TOKENS, batch), scale) for scale in scales]
+    losses = [executor.step(a_window(with_settings.tokens, batch), scale) for scale in scales]
     return losses[0], gradients_of(parameters)
 
 
@@ -143,6 +144,28 @@ def test_a_window_of_targets_and_one_context_token() -> None:
     expected_loss, expected = stock_gradients("llama", a_window(TOKENS), TOKENS - 1)
     assert loss == pytest.approx(expected_loss, rel=TOLERANCE)
     assert max(relative_errors(gradients, expected).values()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 2, 50])
+def test_the_shortest_window_is_one_token_and_one_target(chunk_tokens: int) -> None:
+    loss, gradients = streamed("llama", StreamingSettings(2, 1, chunk_tokens, 1), {})
+    expected_loss, expected = stock_gradients("llama", a_window(2), 1)
+    assert loss == pytest.approx(expected_loss, rel=TOLERANCE)
+    assert max(relative_errors(gradients, expected).values()) <= TOLERANCE
+
+
+def test_a_loss_that_is_not_a_number_is_handed_on() -> None:
+    model, _ = adapted_model("llama")
+    with torch.no_grad():
+        model.get_output_embeddings().weight[0, 0] = float("nan")
+    assert math.isnan(StreamingExecutor(model, settings(10)).step(a_window(TOKENS), 1.0))
+
+
+@pytest.mark.parametrize("tokens", [1, TARGETS])
+def test_windows_without_context_are_refused(tokens: int) -> None:
+    executor = StreamingExecutor(adapted_model("llama")[0], settings(10))
+    with pytest.raises(EngineError, match=rf"\(1, {tokens}\) tokens.* the last 16 being targets"):
+        executor.step(a_window(tokens), 1.0)
 
 
 def test_shorter_windows_than_planned_are_taken_and_longer_ones_refused() -> None:
