@@ -196,7 +196,18 @@ EvaluationWindows = Annotated[
 ]
 CheckpointEvery = Annotated[
     int,
-    typer.Option(min=0, max=LARGEST_COUNT, help="Steps between checkpoints; 0: one at the end."),
+    typer.Option(
+        min=0, max=LARGEST_COUNT, help="Steps between checkpoints; 0: by time, and one at the end."
+    ),
+]
+CheckpointEverySeconds = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=1_000_000,
+        help="Seconds between checkpoints, also in the middle of a step; 0: not by time; "
+        "without it: 600.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED)]
 Name = Annotated[str, typer.Option(help="A name for people.")]
@@ -302,6 +313,7 @@ OPTION_OF_FIELD = {
     "spec.training.learning_rate": "--learning-rate",
     "spec.training.warmup_steps": "--warmup-steps",
     "spec.training.checkpoint_every_steps": "--checkpoint-every",
+    "spec.training.checkpoint_every_seconds": "--checkpoint-every-seconds",
     "spec.training.seed": "--seed",
     "spec.training.evaluation_windows": "--evaluation-windows",
 }

@@ -31,6 +31,7 @@ class TrainOptions:
     checkpoint_every: int = 0
     seed: int = 0
     name: str = ""
+    checkpoint_every_seconds: int | None = None
 
 
 def run_spec(
@@ -44,6 +45,7 @@ def run_spec(
         gradient_accumulation_steps=options.accumulate,
         seed=options.seed,
         checkpoint_every_steps=options.checkpoint_every,
+        checkpoint_every_seconds=options.checkpoint_every_seconds,
         evaluation_windows=options.evaluation_windows,
     )
     data = trainer_pb2.DataSource(

@@ -34,6 +34,7 @@ def train(  # its options are the command's interface, hence the length
     held_out: o.HeldOut = None,
     evaluation_windows: o.EvaluationWindows = None,
     checkpoint_every: o.CheckpointEvery = 0,
+    checkpoint_every_seconds: o.CheckpointEverySeconds = None,
     seed: o.Seed = 0,
     name: o.Name = "",
     request_id: o.RequestId = "",
@@ -61,6 +62,7 @@ def train(  # its options are the command's interface, hence the length
     train_options = TrainOptions(
         data, steps, learning_rate, warmup_steps, accumulate, tuple(include or ()),
         tuple(exclude or ()), held_out, evaluation_windows, checkpoint_every, seed, name,
+        checkpoint_every_seconds,
     )  # fmt: skip
     with Connections(context.obj) as connections:
         trainer = connections.trainer  # before anything slow: without one there is no run

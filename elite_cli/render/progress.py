@@ -116,8 +116,7 @@ def _text_of(event: trainer_pb2.RunEvent) -> str:
         windows = f"{count} window" + ("" if count == 1 else "s")
         return f"held-out loss {when}: {event.evaluated.loss:.4f} ({windows})"
     if kind == "checkpoint_saved":
-        size = format_bytes(event.checkpoint_saved.bytes)
-        return f"checkpoint at step {event.checkpoint_saved.step} ({size})"
+        return _checkpoint_text(event.checkpoint_saved)
     if kind == "adapter_saved":
         return f"adapter saved ({format_bytes(event.adapter_saved.bytes)})"
     if kind == "engine_failed":
@@ -143,6 +142,14 @@ def _data_text(data: trainer_pb2.DataPrepared) -> str:
         f"{format_count(data.held_out_window_count)} held-out windows "
         f"({format_duration(data.seconds)})"
     )
+
+
+def _checkpoint_text(saved: trainer_pb2.CheckpointSaved) -> str:
+    size = format_bytes(saved.bytes)
+    if not saved.stage_count:
+        return f"checkpoint at step {saved.step} ({size})"
+    done = f"{saved.stages_done} of {saved.stage_count} parts"
+    return f"checkpoint in step {saved.step + 1}, {done} done ({size})"
 
 
 def _model_text(model: trainer_pb2.ModelLoaded) -> str:

@@ -42,8 +42,17 @@ def replace_folder(destination: Path, write: Callable[[Path], None]) -> int:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _flush_entry(destination.parent)
+    flush_entry(destination.parent)
     return size_bytes
+
+
+def replace_file(destination: Path, text: str) -> None:
+    """Writes a file that holds either the old text or the new one, after any crash."""
+    temporary = destination.with_name(destination.name + _TEMPORARY)
+    temporary.write_text(text, encoding="utf-8")
+    flush_entry(temporary)
+    os.replace(temporary, destination)
+    flush_entry(destination.parent)
 
 
 def verify_folder(folder: Path) -> None:
@@ -98,10 +107,11 @@ def _files(folder: Path) -> list[Path]:
 
 def _flush(folder: Path) -> None:
     for path in [*_files(folder), folder]:
-        _flush_entry(path)
+        flush_entry(path)
 
 
-def _flush_entry(path: Path) -> None:
+def flush_entry(path: Path) -> None:
+    """What was written to a file, or a folder's list of names, is on the disk after this."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -87,6 +87,8 @@ def restore_optimizer_state(optimizer: torch.optim.Optimizer, state: State) -> N
         saved: dict[str, Any] = {
             k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
         }
+        if not saved:
+            continue  # before the first step there is none
         if isinstance(optimizer, bnb.optim.optimizer.Optimizer8bit):
             optimizer.init_state(optimizer.param_groups[0], parameter, 0, index)
             saved["step"] = int(saved["step"])

@@ -18,7 +18,12 @@ from services.common.engine_process import (
 )
 from services.trainer.engine.adapters import trainable_parameters, write_adapter
 from services.trainer.engine.apply_plan import apply_plan
-from services.trainer.engine.checkpoint import CheckpointStore, Identity, Position, load_checkpoint
+from services.trainer.engine.checkpoint import (
+    CheckpointStore,
+    Identity,
+    Position,
+    load_checkpoint,
+)
 from services.trainer.engine.dataset import Dataset, make_dataset, tokenise
 from services.trainer.engine.devices import (
     device_name,
@@ -33,10 +38,12 @@ from services.trainer.engine.memory_tracking import MemoryTracker, host_peak_byt
 from services.trainer.engine.models import DTYPES, find_model, load_model, load_tokenizer
 from services.trainer.engine.optimizer import make_optimizer
 from services.trainer.engine.preflight import check_host_memory
+from services.trainer.engine.saving import RunSaver, hooks_of, make_step_journal
 from services.trainer.engine.specification import Specification
 from services.trainer.engine.stop_signal import StopSignal
 from services.trainer.engine.streaming.codec_check import check_codec
 from services.trainer.engine.streaming.settings import StreamingSettings
+from services.trainer.engine.streaming.step_journal import StepJournal
 from services.trainer.engine.training import Stepper, as_batch, evaluate, initial_loss_scale
 from services.trainer.jobs.corpus import find_source_files
 
@@ -54,6 +61,15 @@ class Run:
     cache_directory: Path
     events: EventEmitter
     stop: StopSignal
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run goes on from. journal: of an executor whose steps are saved in the middle."""
+
+    checkpoints: CheckpointStore
+    identity: Identity
+    journal: StepJournal | None
 
 
 @dataclass(frozen=True)
@@ -77,12 +93,23 @@ def execute(run: Run, *, resume: bool) -> None:
     if checkpoints.exists() and not resume:
         problem = f"{run.run_directory} holds the checkpoints of an earlier run"
         raise EngineError(INTERNAL, problem, "pass --resume, or choose another run directory")
-    device = device_of(run.specification.plan)
+    device_of(run.specification.plan)  # without it, reading the data would be for nothing
     run.events.phase("prepare_data")
     location, dataset = _prepare_data(run)
     run.events.phase("load_model")
-    loaded = _load_model(run, location, device, dataset)
-    _train(run, loaded, dataset, checkpoints)
+    identity = Identity.of(
+        run.specification.plan, dataset.fingerprint, run.specification.training.seed
+    )
+    journal = make_step_journal(run.specification, run.run_directory, identity)
+    try:
+        loaded = _load_model(run, location, dataset, journal)
+        _train(run, loaded, dataset, RunState(checkpoints, identity, journal))
+    except EngineError:
+        if journal:  # it would end there again
+            journal.drop()
+        raise
+    if journal:
+        journal.drop()
     run.events.phase("save")
     _save_adapter(run, loaded, location)
 
@@ -114,9 +141,10 @@ def _prepare_data(run: Run) -> tuple[str, Dataset]:
     return location, dataset
 
 
-def _load_model(run: Run, location: str, device: torch.device, dataset: Dataset) -> Loaded:
+def _load_model(run: Run, location: str, dataset: Dataset, journal: StepJournal | None) -> Loaded:
     started = time.perf_counter()
     plan = run.specification.plan
+    device = device_of(plan)
     check_host_memory(plan)
     model = load_model(location, plan)
     parameter_count = sum(parameter.numel() for parameter in model.parameters())
@@ -125,7 +153,8 @@ def _load_model(run: Run, location: str, device: torch.device, dataset: Dataset)
         sample_bs = as_batch((dataset.held_out or dataset.training)[0], _HOST)
         applied = apply_plan(model, plan, device, run.specification.training.seed, sample_bs)
         measured = _check_codec(run, applied.model, model, dataset)
-        executor = make_executor(model, plan, run.run_directory)
+        folder = journal.folder if journal else None
+        executor = make_executor(model, plan, run.run_directory, folder)
     event = trainer_pb2.ModelLoaded(
         parameter_count=parameter_count,
         trainable_parameter_count=sum(p.numel() for p in trainable_parameters(applied.model)),
@@ -150,35 +179,44 @@ def _check_codec(run: Run, adapted: Any, model: Any, dataset: Dataset) -> list[s
     return [measured] if measured else []
 
 
-def _train(run: Run, loaded: Loaded, dataset: Dataset, checkpoints: CheckpointStore) -> None:
+def _train(run: Run, loaded: Loaded, dataset: Dataset, state: RunState) -> None:
     plan, training = run.specification.plan, run.specification.training
     parameters = trainable_parameters(loaded.model)
     optimizer = make_optimizer(plan.execution.optimizer, parameters, training)
-    identity = Identity.of(plan, dataset.fingerprint, training.seed)
-    position = Position(0, initial_loss_scale(DTYPES[plan.execution.compute_dtype]))
-    newest = checkpoints.newest_good()
+    saver = RunSaver(
+        run.specification, state.checkpoints, run.events, loaded.model, optimizer, state.identity,
+        Position(0, initial_loss_scale(DTYPES[plan.execution.compute_dtype])),
+    )  # fmt: skip
+    newest = state.checkpoints.newest_good()
     if newest:
-        position = load_checkpoint(newest, loaded.model, optimizer, identity)
+        saver.position = load_checkpoint(newest, loaded.model, optimizer, state.identity)
+        saver.saved_step = saver.position.step
     else:
         _evaluate(run, loaded, dataset, step=0)
+    if state.journal:
+        state.journal.hooks = hooks_of(saver, lambda: run.stop.requested)
     stepper = Stepper(
         loaded.executor, optimizer, parameters, dataset.training, training, _HOST,
-        position.loss_scale,
+        saver.position.loss_scale, state.journal,
     )  # fmt: skip
     run.events.phase("train")
     with run.stop.deferred():
-        for step in range(position.step, training.steps):
+        for step in range(saver.position.step, training.steps):
             _run_step(run, loaded, stepper, step)
-            done = step + 1
-            is_due = training.checkpoint_every_steps and done % training.checkpoint_every_steps == 0
-            if is_due or done == training.steps or run.stop.requested:
-                at = Position(done, stepper.loss_scale)
-                path, size_bytes = checkpoints.save(loaded.model, optimizer, at, identity)
-                saved = trainer_pb2.CheckpointSaved(step=done, path=str(path), bytes=size_bytes)
-                run.events.emit(checkpoint_saved=saved)
-            if run.stop.requested:
-                raise StopRequested
+            saver.position = Position(step + 1, stepper.loss_scale)
+            _save_if_due(run, saver, state.journal)
     _evaluate(run, loaded, dataset, step=training.steps)
+
+
+def _save_if_due(run: Run, saver: RunSaver, journal: StepJournal | None) -> None:
+    """After a step. Raises `StopRequested` once it is safe to."""
+    was_saved_in_the_middle = journal is not None and journal.is_saved
+    if saver.is_due(saver.position.step) or was_saved_in_the_middle or run.stop.requested:
+        saver.save()
+        if journal:
+            journal.end_step()
+    if run.stop.requested:
+        raise StopRequested
 
 
 def _run_step(run: Run, loaded: Loaded, stepper: Stepper, step: int) -> None:

@@ -21,6 +21,7 @@ DEFAULT_WEIGHT_DECAY = 0.0
 DEFAULT_MAX_GRADIENT_NORM = 1.0
 DEFAULT_EVALUATION_WINDOWS = 4
 DEFAULT_HELD_OUT_FRACTION = 0.05
+DEFAULT_CHECKPOINT_EVERY_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Training:
     max_gradient_norm: float = DEFAULT_MAX_GRADIENT_NORM
     seed: int = 0
     checkpoint_every_steps: int = 0
+    checkpoint_every_seconds: int = DEFAULT_CHECKPOINT_EVERY_SECONDS
     evaluation_windows: int = DEFAULT_EVALUATION_WINDOWS
     held_out_fraction: float = DEFAULT_HELD_OUT_FRACTION
 
@@ -123,7 +125,13 @@ def _with_defaults(spec: trainer_pb2.RunSpec) -> Training:
     given = spec.training
     chosen = {
         name: getattr(given, name)
-        for name in ("learning_rate", "weight_decay", "max_gradient_norm", "evaluation_windows")
+        for name in (
+            "learning_rate",
+            "weight_decay",
+            "max_gradient_norm",
+            "evaluation_windows",
+            "checkpoint_every_seconds",
+        )
         if given.HasField(name)
     }
     if spec.data.HasField("held_out_fraction"):

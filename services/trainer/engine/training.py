@@ -15,6 +15,7 @@ from services.trainer.engine.executors import Executor
 from services.trainer.engine.failures import DIVERGED, EngineError
 from services.trainer.engine.optimizer import clip_gradients, learning_rate_at
 from services.trainer.engine.specification import Training
+from services.trainer.engine.streaming.step_journal import StepJournal
 
 # float16 loses gradients below 6e-8; this lifts them, and is halved when the largest overflow.
 FLOAT16_LOSS_SCALE = 4096.0
@@ -36,7 +37,10 @@ class StepResult:
 
 @dataclass
 class Stepper:
-    """Everything a step needs. `loss_scale` is the only thing steps change here."""
+    """Everything a step needs. `loss_scale` is the only thing steps change here.
+
+    journal: where steps are saved in the middle, if they are.
+    """
 
     executor: Executor
     optimizer: torch.optim.Optimizer
@@ -45,6 +49,7 @@ class Stepper:
     training: Training
     device: torch.device
     loss_scale: float
+    journal: StepJournal | None = None
 
     def run(self, step: int) -> StepResult:
         """Runs step number `step`, from 0.
@@ -69,12 +74,13 @@ class Stepper:
         """Mean loss and gradient norm of the step's windows; the gradients stay in `.grad`."""
         self.optimizer.zero_grad(set_to_none=True)
         count = self.training.gradient_accumulation_steps
-        losses = []
-        for position in range(step * count, (step + 1) * count):
-            window = self.windows.in_training_order(position, self.training.seed)
-            losses.append(
-                self.executor.step(as_batch(window, self.device), self.loss_scale / count)
-            )
+        losses = self._losses_so_far(step)
+        for index in range(len(losses), count):
+            window = self.windows.in_training_order(step * count + index, self.training.seed)
+            if self.journal:
+                self.journal.begin_window(losses)
+            batch, scale = as_batch(window, self.device), self.loss_scale / count
+            losses.append(self.executor.step(batch, scale, self.journal))
             if not math.isfinite(losses[-1]):
                 raise self._diverged(step, "loss", losses[-1])
         norm = clip_gradients(
@@ -83,6 +89,12 @@ class Stepper:
             gradient_scale=self.loss_scale,
         )
         return sum(losses) / count, norm
+
+    def _losses_so_far(self, step: int) -> list[float]:
+        """Of windows that an earlier process did; their gradients are in `.grad`."""
+        if not self.journal:
+            return []
+        return self.journal.begin_step(step, self.loss_scale, self.parameters)
 
     def _diverged(self, step: int, what: str, value: float) -> EngineError:
         problem = f"the {what} is {value} at step {step + 1}"

@@ -163,7 +163,7 @@ class DataSource(_message.Message):
     def __init__(self, path: _Optional[str] = ..., include_globs: _Optional[_Iterable[str]] = ..., exclude_globs: _Optional[_Iterable[str]] = ..., held_out_fraction: _Optional[float] = ...) -> None: ...
 
 class TrainingSettings(_message.Message):
-    __slots__ = ("steps", "learning_rate", "warmup_steps", "gradient_accumulation_steps", "weight_decay", "max_gradient_norm", "seed", "checkpoint_every_steps", "evaluation_windows")
+    __slots__ = ("steps", "learning_rate", "warmup_steps", "gradient_accumulation_steps", "weight_decay", "max_gradient_norm", "seed", "checkpoint_every_steps", "evaluation_windows", "checkpoint_every_seconds")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     WARMUP_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +173,7 @@ class TrainingSettings(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_EVERY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     steps: int
     learning_rate: float
     warmup_steps: int
@@ -182,7 +183,8 @@ class TrainingSettings(_message.Message):
     seed: int
     checkpoint_every_steps: int
     evaluation_windows: int
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., gradient_accumulation_steps: _Optional[int] = ..., weight_decay: _Optional[float] = ..., max_gradient_norm: _Optional[float] = ..., seed: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., evaluation_windows: _Optional[int] = ...) -> None: ...
+    checkpoint_every_seconds: int
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., gradient_accumulation_steps: _Optional[int] = ..., weight_decay: _Optional[float] = ..., max_gradient_norm: _Optional[float] = ..., seed: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., evaluation_windows: _Optional[int] = ..., checkpoint_every_seconds: _Optional[int] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("run_id", "request_id", "state", "spec", "created_at", "started_at", "finished_at", "progress", "error", "adapter_path", "attempt_count", "worker_name", "cancel_requested", "status_detail")
@@ -366,14 +368,20 @@ class Evaluated(_message.Message):
     def __init__(self, before_training: _Optional[bool] = ..., loss: _Optional[float] = ..., window_count: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class CheckpointSaved(_message.Message):
-    __slots__ = ("step", "path", "bytes")
+    __slots__ = ("step", "path", "bytes", "stages_done", "stage_count", "seconds")
     STEP_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    STAGES_DONE_FIELD_NUMBER: _ClassVar[int]
+    STAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
     step: int
     path: str
     bytes: int
-    def __init__(self, step: _Optional[int] = ..., path: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+    stages_done: int
+    stage_count: int
+    seconds: float
+    def __init__(self, step: _Optional[int] = ..., path: _Optional[str] = ..., bytes: _Optional[int] = ..., stages_done: _Optional[int] = ..., stage_count: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class AdapterSaved(_message.Message):
     __slots__ = ("path", "bytes")

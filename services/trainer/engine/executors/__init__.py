@@ -12,6 +12,7 @@ from services.trainer.engine.executors.resident import ResidentExecutor
 from services.trainer.engine.executors.streaming import StreamingExecutor
 from services.trainer.engine.failures import INTERNAL, EngineError
 from services.trainer.engine.streaming.settings import StreamingSettings
+from services.trainer.engine.streaming.step_journal import StepJournal
 
 
 class Executor(Protocol):
@@ -22,8 +23,13 @@ class Executor(Protocol):
         """Bytes written to page files so far."""
         ...
 
-    def step(self, window_bs: torch.Tensor, gradient_scale: float) -> float:
-        """Loss of a window; adds `gradient_scale` times its gradient to the adapters' `.grad`."""
+    def step(
+        self, window_bs: torch.Tensor, gradient_scale: float, journal: StepJournal | None = None
+    ) -> float:
+        """Loss of a window; adds `gradient_scale` times its gradient to the adapters' `.grad`.
+
+        journal: told of every layer that is done, for an executor whose steps can be saved there.
+        """
         ...
 
     def backward(self, window_bs: torch.Tensor, gradient_scale: float) -> torch.Tensor:
@@ -35,16 +41,20 @@ class Executor(Protocol):
         ...
 
 
-def make_executor(model: Any, plan: planner_pb2.Plan, page_folder: Path | None = None) -> Executor:
+def make_executor(
+    model: Any, plan: planner_pb2.Plan, page_folder: Path | None = None,
+    journal_folder: Path | None = None,
+) -> Executor:  # fmt: skip
     """The executor the plan names, for the Hugging Face model that `apply_plan` has changed.
 
-    page_folder: where page files go. Raises `EngineError` for an executor this engine does not
+    page_folder: where page files go; journal_folder: those of a step that is saved in the middle.
+    Raises `EngineError` for an executor this engine does not
     know, and for a disk without room.
     """
     if plan.execution.executor == planner_pb2.EXECUTOR_RESIDENT:
         return ResidentExecutor(model, plan)
     if plan.execution.executor == planner_pb2.EXECUTOR_STREAMING:
-        return StreamingExecutor(model, StreamingSettings.of(plan, page_folder))
+        return StreamingExecutor(model, StreamingSettings.of(plan, page_folder, journal_folder))
     raise EngineError(
         INTERNAL, f"plan.execution.executor is {plan.execution.executor}", "plan again"
     )

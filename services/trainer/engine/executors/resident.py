@@ -13,6 +13,7 @@ from elite.planner.v1 import planner_pb2
 from services.trainer.engine.attention import attention_kernel
 from services.trainer.engine.decoder import last_hidden_states
 from services.trainer.engine.loss import OutputHead, tiled_cross_entropy
+from services.trainer.engine.streaming.step_journal import StepJournal
 
 
 class ResidentExecutor:
@@ -28,8 +29,11 @@ class ResidentExecutor:
         self._tile_rows = int(plan.execution.loss_tile_rows)
         self._kernel = plan.execution.attention_kernel
 
-    def step(self, window_bs: torch.Tensor, gradient_scale: float) -> float:
+    def step(
+        self, window_bs: torch.Tensor, gradient_scale: float, journal: StepJournal | None = None
+    ) -> float:
         """Loss of a window; adds `gradient_scale` times its gradient to the adapters' `.grad`."""
+        assert journal is None, "a resident step has no boundaries"
         return float(self.backward(window_bs, gradient_scale))
 
     def backward(self, window_bs: torch.Tensor, gradient_scale: float) -> torch.Tensor:

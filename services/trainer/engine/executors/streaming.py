@@ -27,6 +27,7 @@ from services.trainer.engine.streaming.attention_calls import (
     register_streaming_attention,
 )
 from services.trainer.engine.streaming.chunks import Chunk, chunks_of
+from services.trainer.engine.streaming.codecs import EXACT
 from services.trainer.engine.streaming.kernels import choose_kernel
 from services.trainer.engine.streaming.key_memory import Pair
 from services.trainer.engine.streaming.layer_attention import (
@@ -43,6 +44,7 @@ from services.trainer.engine.streaming.model_parts import (
     frequencies_of_window,
 )
 from services.trainer.engine.streaming.settings import StreamingSettings
+from services.trainer.engine.streaming.step_journal import StepJournal
 from services.trainer.engine.streaming.target_loss import TargetLoss
 from services.trainer.engine.streaming.workspace import Workspace
 
@@ -69,6 +71,8 @@ class StreamingExecutor:
         self._workspace = Workspace(self._anatomy, settings, self._device)
         # Which layer's keys the workspace holds, of the whole window.
         self._keys_are_of: int | None = None
+        # First layer of the segment whose inputs have been made again.
+        self._inputs_are_of: int | None = None
 
     @property
     def attention_kernel(self) -> str:
@@ -80,28 +84,37 @@ class StreamingExecutor:
         """Bytes written to page files so far."""
         return self._workspace.disk_written_bytes
 
-    def step(self, window_bs: torch.Tensor, gradient_scale: float) -> float:
+    def step(
+        self, window_bs: torch.Tensor, gradient_scale: float, journal: StepJournal | None = None
+    ) -> float:
         """Loss of a window; adds `gradient_scale` times its gradient to the adapters' `.grad`."""
-        return float(self.backward(window_bs, gradient_scale))
+        return float(self.backward(window_bs, gradient_scale, journal))
 
-    def backward(self, window_bs: torch.Tensor, gradient_scale: float) -> torch.Tensor:
-        """The same, with the loss left on the device."""
+    def backward(
+        self, window_bs: torch.Tensor, gradient_scale: float, journal: StepJournal | None = None
+    ) -> torch.Tensor:
+        """The same, with the loss left on the device. journal: told of every layer that is done."""
         window = self._window(window_bs)
+        done, known_loss = journal.resume(self._workspace) if journal else (0, 0.0)
+        loss = torch.tensor(known_loss, dtype=torch.float32, device=self._device)
+        count = 2 * window.layers + 1
         with frequencies_of_window(self._model, window.tokens, self._device):
-            self._forward(window, is_training=True)
-            loss = self._mean_loss(window, gradient_scale)
-            for segment in self._segments(window):
-                for layer in segment[:-1]:
-                    self._make_inputs_again(window, layer)
-                for layer in reversed(segment):
-                    self._backward_layer(window, layer)
+            for stage in range(done, count):
+                if stage < window.layers:
+                    self._forward_layer(window, stage, is_training=True)
+                elif stage == window.layers:
+                    loss = self._mean_loss(window, gradient_scale)
+                else:
+                    self._backward_layer(window, count - 1 - stage)
+                if journal:
+                    journal.boundary(self._workspace, (stage + 1, count), loss)
         return loss
 
     def evaluate(self, window_bs: torch.Tensor) -> float:
         """Loss of a window, without gradients."""
         window = self._window(window_bs)
         with frequencies_of_window(self._model, window.tokens, self._device):
-            self._forward(window, is_training=False)
+            self._forward_without_gradients(window)
             return float(self._mean_loss(window, gradient_scale=None))
 
     @torch.no_grad()
@@ -110,7 +123,7 @@ class StreamingExecutor:
         window = self._window(window_bs)
         window.with_targets.update(chunk.index for chunk in window.chunks)
         with frequencies_of_window(self._model, window.tokens, self._device):
-            self._forward(window, is_training=False)
+            self._forward_without_gradients(window)
             finished = []
             for chunk in window.chunks:
                 (hidden_bce,) = self._workspace.hidden.read(chunk.index, chunk.length)
@@ -127,24 +140,24 @@ class StreamingExecutor:
             raise EngineError(INTERNAL, problem, "plan for this window")
         chunks = chunks_of(tokens, self._settings.chunk_tokens)
         with_targets = {c.index for c in chunks if self._loss.rows(c, tokens)}
-        self._workspace.keys.start_window(tokens)
+        self._workspace.start_window(tokens)
+        self._keys_are_of = self._inputs_are_of = None
         return _Window(window_bs, chunks, with_targets, len(self.parts.layers))
-
-    def _segments(self, window: _Window) -> list[range]:
-        """Runs of layers that begin with one whose input was kept, in the order of backward."""
-        interval = self._workspace.layer_inputs.interval
-        begins = reversed(range(0, window.layers, interval))
-        return [range(begin, min(begin + interval, window.layers)) for begin in begins]
 
     # Forward
 
-    @torch.no_grad()
-    def _forward(self, window: _Window, *, is_training: bool) -> None:
-        """Leaves the last layer's output in `hidden`, for chunks that have targets."""
+    def _forward_without_gradients(self, window: _Window) -> None:
         for layer in range(window.layers):
-            for chunk in window.chunks:
-                self._forward_chunk(window, layer, chunk, is_training=is_training)
-        self._keys_are_of = window.layers - 1
+            self._forward_layer(window, layer, is_training=False)
+
+    @torch.no_grad()
+    def _forward_layer(self, window: _Window, layer: int, *, is_training: bool) -> None:
+        """Leaves its output in `hidden`; of the last layer, that of chunks with targets."""
+        for chunk in window.chunks:
+            self._forward_chunk(window, layer, chunk, is_training=is_training)
+        # Backward begins with the last layer's. Keys made from an encoded input are others.
+        if layer == window.layers - 1 and self._settings.layer_input_codec is EXACT:
+            self._keys_are_of = layer
 
     def _forward_chunk(
         self, window: _Window, layer: int, chunk: Chunk, *, is_training: bool
@@ -193,6 +206,14 @@ class StreamingExecutor:
 
     # Backward
 
+    def _make_inputs(self, window: _Window, layer: int) -> None:
+        """Inputs of all layers up to this one since the last that was kept."""
+        first = layer - layer % self._workspace.layer_inputs.interval
+        if self._inputs_are_of != first:
+            for lower in range(first, layer):
+                self._make_inputs_again(window, lower)
+            self._inputs_are_of = first
+
     @torch.no_grad()
     def _make_inputs_again(self, window: _Window, layer: int) -> None:
         """The inputs of the next layer, from this one's."""
@@ -208,6 +229,7 @@ class StreamingExecutor:
             self._keys_are_of = self._keys_are_of if attended else None
 
     def _backward_layer(self, window: _Window, layer: int) -> None:
+        self._make_inputs(window, layer)
         adapters = AdapterGradients(self._anatomy.adapters[layer])
         self._workspace.keys.start_gradients()
         if self._keys_are_of != layer:

@@ -52,9 +52,14 @@ class StreamingSettings:
     kept_keys: Place | None = None
     # For page files.
     page_folder: Path | None = None
+    # For page files that another process may need to go on with the step.
+    journal_folder: Path | None = None
 
     @classmethod
-    def of(cls, plan: planner_pb2.Plan, page_folder: Path | None = None) -> StreamingSettings:
+    def of(
+        cls, plan: planner_pb2.Plan, page_folder: Path | None = None,
+        journal_folder: Path | None = None,
+    ) -> StreamingSettings:  # fmt: skip
         """The plan's. Raises `EngineError` (BAD_MODEL) for what this executor cannot do."""
         execution, streaming = plan.execution, plan.execution.streaming
         problems = [problem for is_problem, problem in _problems(plan) if is_problem]
@@ -78,6 +83,7 @@ class StreamingSettings:
             else None,
             kept_keys=_PLACES.get(streaming.kept_keys.placement),
             page_folder=page_folder,
+            journal_folder=journal_folder,
         )
 
     @property

@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -22,7 +21,7 @@ import torch
 from services.trainer.engine.memory_tracking import counted_as_host
 from services.trainer.engine.streaming.codecs import EXACT, Codec
 from services.trainer.engine.streaming.copy_stream import CopyStream
-from services.trainer.engine.streaming.page_files import FilePages
+from services.trainer.engine.streaming.page_files import FilePages, PageFile, PageFilePlace
 
 # Pinned memory is rounded up to a power of two for every allocation, so slabs are one.
 SLAB_BYTES = 256 * 2**20
@@ -85,7 +84,17 @@ class Pages:
 
 
 class Store(Protocol):
-    """Pages by number. What `read` returns is good until the next `read`."""
+    """Pages by number. What `read` returns is good until the next `read`.
+
+    layout: of its pages. changed: pages written since the owner last cleared it. file: where pages
+    on a disk are, else None.
+    """
+
+    layout: Pages
+    changed: set[int]
+
+    @property
+    def file(self) -> PageFile | None: ...
 
     def read(self, page: int, tokens: int, following: int | None = None) -> list[torch.Tensor]:
         """A page's tensors, on the device. following: the page that will be read next."""
@@ -95,51 +104,71 @@ class Store(Protocol):
         """Puts a chunk's tensors into a page."""
         ...
 
-    @property
-    def disk_written_bytes(self) -> int:
-        """Bytes written to a disk so far."""
+    def finish(self) -> None:
+        """Every write so far has arrived when this returns."""
+        ...
+
+    def page(self, page: int) -> torch.Tensor:
+        """A page's bytes, in host memory, after `finish`; good until anything else is asked."""
+        ...
+
+    def set_page(self, page: int, bytes_n: torch.Tensor) -> None:
+        """Fills a page with what `page` returned."""
         ...
 
 
 def make_store(
-    pages: Pages, device: torch.device, place: Place, folder: Path | None = None
+    pages: Pages, device: torch.device, place: Place, file_place: PageFilePlace | None = None
 ) -> Store:
-    """A store with all its memory allocated. folder: for page files.
+    """A store with all its memory allocated. file_place: for a page file.
 
     Raises `EngineError` (DISK_FULL) when the disk has no room for them.
     """
     if place is Place.DEVICE:
         return DeviceStore(pages, device)
-    return make_buffered_store(pages, device, place, folder)
+    return make_buffered_store(pages, device, place, file_place)
 
 
 def make_buffered_store(
-    pages: Pages, device: torch.device, place: Place, folder: Path | None = None
+    pages: Pages, device: torch.device, place: Place, file_place: PageFilePlace | None = None
 ) -> BufferedStore:
     """A store off the device: on the host or a disk."""
     if place is Place.HOST:
         return BufferedStore(pages, HostPages(pages, device))
-    assert folder is not None, "pages on a disk need a folder"
-    return BufferedStore(pages, FilePages(pages.count, pages.page_bytes, device, folder))
+    assert file_place is not None, "pages on a disk need a folder"
+    file = PageFile(pages.count, pages.page_bytes, file_place)
+    return BufferedStore(pages, FilePages(file, device))
 
 
 class DeviceStore:
     """Pages on the device: reading an exact one returns the page itself."""
 
-    disk_written_bytes = 0
+    file = None
 
     def __init__(self, pages: Pages, device: torch.device) -> None:
-        self._layout = pages
+        self.layout, self.changed = pages, set[int]()
         self._pages = _carve(pages, lambda size: _bytes_on(device, size))
 
     def read(self, page: int, tokens: int, following: int | None = None) -> list[torch.Tensor]:
         """A page's tensors."""
         del following  # it is here already
-        return self._layout.read(self._pages[page], tokens)
+        return self.layout.read(self._pages[page], tokens)
 
     def write(self, page: int, tokens: int, tensors: Sequence[torch.Tensor]) -> None:
         """Copies a chunk's tensors into a page."""
-        self._layout.write(self._pages[page], tokens, tensors)
+        self.layout.write(self._pages[page], tokens, tensors)
+        self.changed.add(page)
+
+    def finish(self) -> None:
+        """What is read next waits by itself."""
+
+    def page(self, page: int) -> torch.Tensor:
+        """A page's bytes."""
+        return self._pages[page].cpu()
+
+    def set_page(self, page: int, bytes_n: torch.Tensor) -> None:
+        """Fills a page."""
+        self._pages[page].copy_(bytes_n)
 
 
 class Transfer(Protocol):
@@ -149,7 +178,11 @@ class Transfer(Protocol):
     """
 
     buffers: list[torch.Tensor]
-    written_bytes: int
+
+    @property
+    def file(self) -> PageFile | None:
+        """Where pages on a disk are."""
+        ...
 
     def load(self, page: int, buffer: int) -> None:
         """Starts to fill a buffer."""
@@ -163,20 +196,32 @@ class Transfer(Protocol):
         """The computation may use the buffer."""
         ...
 
+    def finish(self) -> None:
+        """Everything that was started is done when this returns."""
+        ...
+
+    def page(self, page: int) -> torch.Tensor:
+        """A page's bytes, in host memory, after `finish`."""
+        ...
+
+    def set_page(self, page: int, bytes_n: torch.Tensor) -> None:
+        """Fills a page, after `finish`."""
+        ...
+
 
 class BufferedStore:
     """Pages elsewhere, seen through buffers on the device."""
 
     def __init__(self, pages: Pages, transfer: Transfer) -> None:
-        self._layout, self._transfer = pages, transfer
+        self.layout, self.changed, self._transfer = pages, set[int](), transfer
         # Which page each of the two read buffers holds, and which of them comes next.
         self._held: list[int | None] = [None] * _READ_BUFFERS
         self._turn = 0
 
     @property
-    def disk_written_bytes(self) -> int:
-        """Bytes written to a disk so far."""
-        return self._transfer.written_bytes
+    def file(self) -> PageFile | None:
+        """Where pages on a disk are."""
+        return self._transfer.file
 
     def read(self, page: int, tokens: int, following: int | None = None) -> list[torch.Tensor]:
         """A page's tensors, in a buffer; starts to fetch the following page into the other."""
@@ -187,18 +232,32 @@ class BufferedStore:
         self._turn = 1 - turn
         if following is not None:
             self._fetch(following, self._turn)
-        return self._layout.read(self._transfer.buffers[turn], tokens)
+        return self.layout.read(self._transfer.buffers[turn], tokens)
 
     def write(self, page: int, tokens: int, tensors: Sequence[torch.Tensor]) -> None:
         """Writes a chunk's tensors into the write buffer, and starts to send it home."""
         self._transfer.wait_for(_WRITE)
-        self._layout.write(self._transfer.buffers[_WRITE], tokens, tensors)
+        self.layout.write(self._transfer.buffers[_WRITE], tokens, tensors)
         self._transfer.save(page, _WRITE)
         self._held = [None if held == page else held for held in self._held]
+        self.changed.add(page)
 
     def written(self, tokens: int) -> list[torch.Tensor]:
         """The tensors written last, in the write buffer; good until the next `write`."""
-        return self._layout.read(self._transfer.buffers[_WRITE], tokens)
+        return self.layout.read(self._transfer.buffers[_WRITE], tokens)
+
+    def finish(self) -> None:
+        """Every write has arrived; nothing that was fetched ahead is relied on."""
+        self._transfer.finish()
+        self._held = [None] * _READ_BUFFERS
+
+    def page(self, page: int) -> torch.Tensor:
+        """A page's bytes."""
+        return self._transfer.page(page)
+
+    def set_page(self, page: int, bytes_n: torch.Tensor) -> None:
+        """Fills a page."""
+        self._transfer.set_page(page, bytes_n)
 
     def _fetch(self, page: int, turn: int) -> None:
         self._transfer.load(page, turn)
@@ -208,7 +267,7 @@ class BufferedStore:
 class HostPages:
     """Pages in host memory; both directions of the bus are used at once."""
 
-    written_bytes = 0  # to a disk
+    file = None
 
     def __init__(self, pages: Pages, device: torch.device) -> None:
         self.buffers = [_bytes_on(device, pages.page_bytes) for _ in range(_READ_BUFFERS + 1)]
@@ -236,6 +295,20 @@ class HostPages:
             self._saves.wait_for(0)
         else:
             self._loads.wait_for(buffer)
+
+    def finish(self) -> None:
+        """Everything that was started is done."""
+        self._saves.synchronize(0)
+        for buffer in range(_READ_BUFFERS):
+            self._loads.synchronize(buffer)
+
+    def page(self, page: int) -> torch.Tensor:
+        """The page itself."""
+        return self._pages[page]
+
+    def set_page(self, page: int, bytes_n: torch.Tensor) -> None:
+        """Fills a page."""
+        self._pages[page].copy_(bytes_n)
 
 
 def _carve(pages: Pages, allocate: Callable[[int], torch.Tensor]) -> list[torch.Tensor]:

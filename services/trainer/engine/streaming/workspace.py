@@ -22,6 +22,7 @@ from services.trainer.engine.streaming.key_memory import (
     key_gradient_fields,
 )
 from services.trainer.engine.streaming.layer_inputs import LayerInputs
+from services.trainer.engine.streaming.page_files import PageFilePlace, page_file_name
 from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.streaming.stores import (
     Field,
@@ -31,6 +32,9 @@ from services.trainer.engine.streaming.stores import (
     make_buffered_store,
     make_store,
 )
+
+# Names of what forward leaves for backward.
+LAYER_INPUTS, ATTENTION_OUTPUTS, KEYS = "layer-inputs", "attention-outputs", "keys"
 
 
 @dataclass
@@ -61,15 +65,31 @@ class Workspace:
         pages, heads = layers * self._chunks, self.anatomy.heads
         keys = key_fields(heads, settings.batch_size)
         self.attention_outputs = self._store_if(
-            settings.attention_outputs, self._output_fields(), pages
+            settings.attention_outputs, self._output_fields(), pages, ATTENTION_OUTPUTS
         )
-        self.kept_keys = self._store_if(settings.kept_keys, keys, pages)
+        self.kept_keys = self._store_if(settings.kept_keys, keys, pages, KEYS)
         self.keys = self._make_keys()
 
     @property
     def disk_written_bytes(self) -> int:
         """Bytes written to page files so far."""
-        return sum(store.disk_written_bytes for store in self._stores)
+        return sum(store.file.written_bytes for store in self._stores if store.file)
+
+    @property
+    def kept(self) -> dict[str, Store]:
+        """What forward leaves for backward and nothing changes, by name."""
+        stores = {
+            LAYER_INPUTS: self.layer_inputs.kept,
+            ATTENTION_OUTPUTS: self.attention_outputs,
+            KEYS: self.kept_keys,
+        }
+        return {name: store for name, store in stores.items() if store is not None}
+
+    def start_window(self, tokens: int) -> None:
+        """Makes ready for a window of so many tokens."""
+        for store in (self.hidden, *self.kept.values()):
+            store.changed.clear()
+        self.keys.start_window(tokens)
 
     def keep_attention(
         self, layer: int, chunk: Chunk, keys_and_values: Pair, attended: Attended
@@ -109,14 +129,23 @@ class Workspace:
         next_page = None if following is None else page + following - chunk.index
         return store.read(page, chunk.length, next_page)
 
-    def _store(self, fields: tuple[Field, ...], count: int, place: Place) -> Store:
+    def _store(self, fields: tuple[Field, ...], count: int, place: Place, name: str = "") -> Store:
         pages = Pages(fields, self.settings.chunk_tokens, count)
-        store = make_store(pages, self.device, place, self.settings.page_folder)
+        store = make_store(pages, self.device, place, self._file_place(name))
         self._stores.append(store)
         return store
 
-    def _store_if(self, place: Place | None, fields: tuple[Field, ...], count: int) -> Store | None:
-        return self._store(fields, count, place) if place and count else None
+    def _store_if(
+        self, place: Place | None, fields: tuple[Field, ...], count: int, name: str = ""
+    ) -> Store | None:
+        return self._store(fields, count, place, name) if place and count else None
+
+    def _file_place(self, name: str) -> PageFilePlace | None:
+        """Pages that nothing changes go where another process finds them."""
+        settings = self.settings
+        if name and settings.journal_folder:
+            return PageFilePlace(settings.journal_folder, page_file_name(name))
+        return PageFilePlace(settings.page_folder) if settings.page_folder else None
 
     def _make_layer_inputs(self, layers: int) -> LayerInputs:
         settings = self.settings
@@ -126,7 +155,7 @@ class Workspace:
         return LayerInputs(
             interval=interval,
             chunks=self._chunks,
-            kept=self._store_if(settings.layer_inputs, encoded, kept),
+            kept=self._store_if(settings.layer_inputs, encoded, kept, LAYER_INPUTS),
             between=self._store_if(settings.between_layers, self._hidden_fields(), between),
         )
 
@@ -136,7 +165,7 @@ class Workspace:
         if place is Place.DEVICE:
             return DeviceKeys(heads, batch, settings.tokens)
         pages = Pages(key_fields(heads, batch), settings.chunk_tokens, self._chunks)
-        keys = make_buffered_store(pages, self.device, place, settings.page_folder)
+        keys = make_buffered_store(pages, self.device, place, self._file_place(""))
         self._stores.append(keys)
         gradients = self._store(key_gradient_fields(heads, batch), self._chunks, place)
         return PagedKeys(heads, batch, settings.chunk_tokens, keys, gradients)

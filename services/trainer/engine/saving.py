@@ -1,0 +1,97 @@
+"""When a run is saved: after a step, and in the middle of one where the executor can."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from elite.planner.v1 import planner_pb2
+from elite.trainer.v1 import trainer_pb2
+from services.trainer.engine.checkpoint import CheckpointStore, Identity, Position
+from services.trainer.engine.events import EventEmitter
+from services.trainer.engine.specification import Specification
+from services.trainer.engine.streaming.step_journal import Hooks, SavedStep, StepJournal
+
+STEP_FOLDER = "step"
+
+
+@dataclass
+class RunSaver:
+    """Writes the checkpoints of one run, and says when one is due.
+
+    model: with adapters (PEFT). position: where the run is; the stepper's loss scale goes with it.
+    saved_step: of the newest checkpoint, -1 without one.
+    """
+
+    specification: Specification
+    checkpoints: CheckpointStore
+    events: EventEmitter
+    model: Any
+    optimizer: torch.optim.Optimizer
+    identity: Identity
+    position: Position
+    saved_step: int = -1
+    clock: Callable[[], float] = time.monotonic
+    _saved_seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The interval begins now."""
+        self._saved_seconds = self.clock()
+
+    def is_due(self, done: int) -> bool:
+        """Whether a checkpoint should be written after so many steps."""
+        training = self.specification.training
+        steps, seconds = training.checkpoint_every_steps, training.checkpoint_every_seconds
+        if done == training.steps or (steps and done % steps == 0):
+            return True
+        return bool(seconds) and self.clock() - self._saved_seconds >= seconds
+
+    def save(self) -> None:
+        """Writes a checkpoint of where the run is."""
+        at = self.position
+        path, size_bytes = self.checkpoints.save(self.model, self.optimizer, at, self.identity)
+        self.saved_step, self._saved_seconds = at.step, self.clock()
+        saved = trainer_pb2.CheckpointSaved(step=at.step, path=str(path), bytes=size_bytes)
+        self.events.emit(checkpoint_saved=saved)
+
+    def save_once(self) -> None:
+        """Writes it unless it is there: what a step in the middle begins with."""
+        if self.saved_step != self.position.step:
+            self.save()
+
+
+def step_identity(plan: planner_pb2.Plan, identity: Identity) -> dict[str, Any]:
+    """What must be the same for a step to be continued in the middle."""
+    execution = plan.execution.SerializeToString(deterministic=True).hex()
+    return asdict(identity) | {
+        "torch": torch.__version__, "execution": execution,
+        "tokens": [int(plan.context_tokens), int(plan.target_tokens)],
+    }  # fmt: skip
+
+
+def make_step_journal(
+    specification: Specification, run_directory: Path, identity: Identity
+) -> StepJournal | None:
+    """None for an executor whose steps are not saved in the middle, and where the run wants none."""
+    plan, seconds = specification.plan, specification.training.checkpoint_every_seconds
+    if plan.execution.executor != planner_pb2.EXECUTOR_STREAMING or not seconds:
+        return None
+    return StepJournal(run_directory / STEP_FOLDER, step_identity(plan, identity), seconds)
+
+
+def hooks_of(saver: RunSaver, stop_requested: Callable[[], bool]) -> Hooks:
+    """What the journal asks of the run."""
+
+    def saved(step: SavedStep) -> None:
+        message = trainer_pb2.CheckpointSaved(
+            step=step.step, bytes=step.bytes, stages_done=step.stages_done,
+            stage_count=step.stage_count, seconds=step.seconds,
+        )  # fmt: skip
+        saver.events.emit(checkpoint_saved=message)
+
+    return Hooks(stop_requested, saver.save_once, saved)
