@@ -77,7 +77,7 @@ def step_identity(plan: planner_pb2.Plan, identity: Identity) -> dict[str, Any]:
 def make_step_journal(
     specification: Specification, run_directory: Path, identity: Identity
 ) -> StepJournal | None:
-    """None for an executor whose steps are not saved in the middle, and where the run wants none."""
+    """None where the executor cannot save a step in the middle, or the run does not want it."""
     plan, seconds = specification.plan, specification.training.checkpoint_every_seconds
     if plan.execution.executor != planner_pb2.EXECUTOR_STREAMING or not seconds:
         return None

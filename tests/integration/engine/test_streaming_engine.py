@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import re
 import signal
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from google.protobuf import json_format
 
 from elite.planner.v1 import planner_pb2
+from elite.trainer.v1 import trainer_pb2
 from tests.fixtures.engine import LLAMA_LINEARS, a_plan, tiny_config, write_json
 from tests.fixtures.engine_process import Ended, Workspace, parsed
 from tests.integration.engine.test_engine import (
@@ -79,6 +84,70 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> No
     rest, log = engine.communicate(timeout=60)
     first = Ended(engine.returncode, parsed(lines + rest.splitlines()), log)
     assert first.status == -signal.SIGKILL, log
+    second = workspace.run("stopped", "--resume")
+    assert second.status == 0, second.log
+    assert {**first.losses(), **second.losses()} == whole.losses()
+    assert adapter_bytes(workspace, "stopped") == adapter_bytes(workspace, "whole")
+
+
+def test_a_step_killed_at_random_moments_goes_on_in_the_middle(tmp_path: Path) -> None:
+    """Two steps of some seconds each, a save every second, a SIGKILL whenever."""
+    workspace = streaming_workspace(
+        tmp_path, layers=12, layer_inputs=DISK,
+        checkpoint_policy=planner_pb2.CHECKPOINT_POLICY_SELECTIVE,
+        streaming=planner_pb2.Streaming(
+            chunk_tokens=4, hidden_gradients=DEVICE, attention_outputs=DEVICE
+        ),
+    )  # fmt: skip
+    training = trainer_pb2.TrainingSettings(
+        steps=2, learning_rate=0.02, seed=5, evaluation_windows=0, gradient_accumulation_steps=3,
+        checkpoint_every_seconds=1,
+    )  # fmt: skip
+    spec = json_format.Parse(workspace.spec.read_text(), trainer_pb2.RunSpec())
+    spec.training.CopyFrom(training)
+    write_json(workspace.spec, spec)
+    whole = workspace.run("whole")
+    assert whole.status == 0, whole.log
+    chance = random.Random(7)
+    lives: list[Ended] = []
+    for _ in range(2):
+        engine = workspace.start("killed", "--resume")
+        lines = list(until_saved(engine))
+        time.sleep(chance.uniform(0, 1.5))
+        engine.kill()
+        rest, log = engine.communicate(timeout=60)
+        lives.append(Ended(engine.returncode, parsed(lines + rest.splitlines()), log))
+        assert lives[-1].status == -signal.SIGKILL, log
+        assert (workspace.run_directory("killed") / "step" / "state.json").exists()
+    lives.append(workspace.run("killed", "--resume"))
+    assert lives[-1].status == 0, lives[-1].log
+    losses = {step: loss for life in lives for step, loss in life.losses().items()}
+    assert losses == whole.losses()
+    assert adapter_bytes(workspace, "killed") == adapter_bytes(workspace, "whole")
+    assert not (workspace.run_directory("killed") / "step").exists()
+
+
+def until_saved(engine: subprocess.Popen[str]) -> Iterator[str]:
+    """Lines up to the first save in the middle of a step."""
+    assert engine.stdout is not None
+    for line in engine.stdout:
+        yield line
+        event = json_format.Parse(line, trainer_pb2.RunEvent())
+        if event.checkpoint_saved.stage_count:
+            return
+
+
+def test_a_stop_is_obeyed_at_the_next_layer_and_the_step_goes_on_there(tmp_path: Path) -> None:
+    workspace = streaming_workspace(tmp_path)
+    whole = workspace.run("whole")
+    engine = workspace.start("stopped")
+    lines = list(until_step(engine, 9))
+    engine.terminate()
+    rest, log = engine.communicate(timeout=60)
+    first = Ended(engine.returncode, parsed(lines + rest.splitlines()), log)
+    assert first.status == 75, log
+    saved = first.of("checkpoint_saved")[-1]
+    assert saved.step == max(first.losses())
     second = workspace.run("stopped", "--resume")
     assert second.status == 0, second.log
     assert {**first.losses(), **second.losses()} == whole.losses()
