@@ -140,7 +140,10 @@ def _memory_limits(rows: Sequence[Row]) -> Iterator[str]:
     if layers:
         yield f"Streaming cases have {span(layers)} layers, not the models' own: they are alike."
     if _on_host(rows):
-        yield "Host memory is predicted as it is allocated, in slabs rounded up to powers of two; measured is what lies in them."
+        yield (
+            "Host memory is predicted as it is allocated, in slabs rounded up to powers of two; "
+            "measured is what lies in them."
+        )
     yield "No noise: the same step has the same bytes every time."
 
 
