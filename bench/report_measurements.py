@@ -306,9 +306,30 @@ def _codec_limits(document: Document) -> Iterator[str]:
 
 
 def profile(document: Document) -> Body:
-    """Phases of a step, as the file has them."""
-    shown = document.get("profile", document)
-    return Body("Where the time of a step goes.", list(facts(_figures(shown))), ())
+    """Seconds of a streaming step by phase and kind of work."""
+    cases = document.get("cases", [])
+    if not cases:
+        return Body(f"The file has no cases: {NOT_MEASURED}.")
+    longest = max(cases, key=lambda case: int(case["tokens"]))
+    kinds = list(dict.fromkeys(kind for p in longest["phases"].values() for kind in p))
+    shares = {
+        kind: sum(phase[kind] for phase in longest["phases"].values()) / longest["seconds"]
+        for kind in kinds
+    }
+    largest = sorted(kinds, key=lambda kind: -shares[kind])
+    finding = f"Of a step of {count(longest['tokens'])} tokens, " + listed(
+        f"{100 * shares[kind]:.0f} % is {kind}" for kind in largest
+    )
+    rows = [
+        (count(case["tokens"]), phase, *(seconds(found[kind]) for kind in kinds))
+        for case in cases
+        for phase, found in case["phases"].items()
+    ]
+    limits = [
+        f"One model ({listed(dict.fromkeys(case['model'] for case in cases))}) on a CPU, where "
+        "nothing overlaps. The profiler itself takes time, most of it in many small operations."
+    ]
+    return Body(f"{finding}.", [table(("tokens", "phase", *kinds), rows)], limits)
 
 
 def gpu(document: Document) -> Body:

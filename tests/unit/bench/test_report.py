@@ -66,7 +66,11 @@ DOCUMENTS: Mapping[str, Any] = {
     "ladder": {"machine": MACHINE, "rows": [ladder_row(1, 3e9, 4e9), ladder_row(2, 7e9, 6e9)],
                "growth": [{"mode": "keys on the device", "measured": 12, "expected": 12}]},
     "gpu": {"environment": {"card": "Some GPU"}, "rows": [{"tier": 8, "peak_bytes": None}]},
-    "profile": {"profile": {"forward": {"copy_seconds": 1.0}, "loss": {"copy_seconds": 0.5}}},
+    "profile": {"cases": [{
+        "model": "a", "tokens": 4096, "seconds": 4.0,
+        "phases": {"forward": {"attention": 1.0, "copies": 0.0},
+                   "backward": {"attention": 2.0, "copies": 1.0}},
+    }]},
     "codecs": {"model": "m", "cases": [
         {"codec": "a", "attention_outputs": "kept", "tokens": 9, "gradient_cosine": 0.25},
         {"codec": "a", "attention_outputs": "computed again", "gradient_cosine": 0.75},
@@ -309,3 +313,9 @@ def test_lines_of_speed_go_through_what_was_measured() -> None:
     assert points(streaming) == [(1024, 1.5), (2048, 1.0), (4096, 9.0)]
     assert points(deepspeed) == [(2048, 3.0)]
     assert points(right.lines[2]) == []
+
+
+def test_phases_of_a_step_are_told_by_kind() -> None:
+    body = report_measurements.profile(DOCUMENTS["profile"])
+    assert body.finding == "Of a step of 4 096 tokens, 75 % is attention and 25 % is copies."
+    assert "| 4 096 | backward | 2.00 s | 1.00 s |" in body.blocks[0]
