@@ -6,7 +6,7 @@ tier and set, or for columns of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from services.planner.arithmetic import Number, maximum
@@ -61,13 +61,17 @@ class MemoryEstimate:
 
 @dataclass(frozen=True, slots=True)
 class RunMemory:
-    """What a run takes on device, host and disk, and the sizes that go with it."""
+    """What a run takes on device, host and disk, and the sizes that go with it.
+
+    journal_bytes: disk that a step saved in the middle takes, beside the page files.
+    """
 
     device: MemoryEstimate
     host: MemoryEstimate
     disk: MemoryEstimate
     loss_tile_rows: int
     chunk_tokens: int
+    journal_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class MemoryPhases:
     disk: Mapping[str, Lines]
     tile_rows: Number
     chunk_tokens: Number
+    journal_bytes: Callable[[], Number]
 
     def total(self, phases: Mapping[str, Lines]) -> Number:
         """The largest phase."""
@@ -119,7 +124,9 @@ def memory_phases(
     device = executor.phases()
     host = _host(device, executor.host_stores(), static, process, machine.shared_memory)
     disk = {"optimizer": _checkpoint(static) | executor.disk_stores()}
-    return MemoryPhases(device, host, disk, executor.tile_rows, executor.chunk_tokens)
+    return MemoryPhases(
+        device, host, disk, executor.tile_rows, executor.chunk_tokens, executor.journal_bytes
+    )
 
 
 def _host(
@@ -151,6 +158,7 @@ def itemised(phases: MemoryPhases) -> RunMemory:
         disk=_estimate(phases.disk),
         loss_tile_rows=int(phases.tile_rows),
         chunk_tokens=int(phases.chunk_tokens),
+        journal_bytes=int(phases.journal_bytes()),
     )
 
 

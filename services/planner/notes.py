@@ -6,6 +6,9 @@ from services.planner.evaluation import Candidate
 from services.planner.machine import Machine
 from services.planner.models import ModelShape
 
+# Shorter steps are saved when they end: checkpoint_every_seconds of trainer.proto.
+_SAVED_STEP_SECONDS = 600
+
 
 def plan_notes(machine: Machine, model: ModelShape, candidate: Candidate | None) -> list[str]:
     """Notes on the machine's figures, and on the model at the chosen length."""
@@ -17,5 +20,11 @@ def plan_notes(machine: Machine, model: ModelShape, candidate: Candidate | None)
         notes.append(
             f"{model.display_name} was trained for {model.max_position_embeddings} positions and "
             f"this tier has {tokens}: expect a high loss at first, or scale its rotary embedding"
+        )
+    journal_bytes, seconds = candidate.memory.journal_bytes, candidate.cost.seconds
+    if journal_bytes and seconds >= _SAVED_STEP_SECONDS:
+        notes.append(
+            f"a step takes {seconds / 60:.0f} minutes: it is saved in the middle, in up to "
+            f"{journal_bytes / 2**30:.1f} GiB of disk beside the plan's; without them it is not"
         )
     return notes

@@ -73,6 +73,10 @@ class ResidentMemory:
         """Nothing."""
         return {}
 
+    def journal_bytes(self) -> Number:
+        """Nothing: its steps are not saved in the middle."""
+        return 0
+
     def _loss_tile_rows(self) -> Number:
         """Largest power of two for which the loss takes no more than backward does."""
         rows = self._tier.targets

@@ -138,6 +138,15 @@ class StreamingMemory:
         files = (_wherever(store.on_disk, self._file_bytes, store) for store in self._stores)
         return {"activations": sum(files)}
 
+    def journal_bytes(self) -> Number:
+        """Files of a step saved in the middle: pages that are not on a disk, hidden states twice.
+
+        Inputs between two kept ones are made again.
+        """
+        inputs, _, hidden, outputs, keys = self._stores
+        kept = (where(s.on_disk, 0, self._file_bytes(s)) for s in (inputs, outputs, keys))
+        return sum(kept) + 2 * self._file_bytes(hidden)
+
     def _chunk(self, device_budget: Number) -> Number:
         """A share of what the weights leave of the budget, in whole powers of two.
 
