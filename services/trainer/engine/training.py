@@ -73,8 +73,7 @@ class Stepper:
     def _gradients(self, step: int) -> tuple[float, float]:
         """Mean loss and gradient norm of the step's windows; the gradients stay in `.grad`."""
         self.optimizer.zero_grad(set_to_none=True)
-        count = self.training.gradient_accumulation_steps
-        losses = self._losses_so_far(step)
+        count, losses = self.training.gradient_accumulation_steps, self._losses_so_far(step)
         for index in range(len(losses), count):
             window = self.windows.in_training_order(step * count + index, self.training.seed)
             if self.journal:
@@ -94,7 +93,8 @@ class Stepper:
         """Of windows that an earlier process did; their gradients are in `.grad`."""
         if not self.journal:
             return []
-        return self.journal.begin_step(step, self.loss_scale, self.parameters)
+        losses, self.loss_scale = self.journal.begin_step(step, self.loss_scale, self.parameters)
+        return losses
 
     def _diverged(self, step: int, what: str, value: float) -> EngineError:
         problem = f"the {what} is {value} at step {step + 1}"

@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,19 +94,27 @@ class StepJournal:
 
     def begin_step(
         self, step: int, loss_scale: float, parameters: Sequence[torch.nn.Parameter]
-    ) -> list[float]:
-        """Losses of the windows that are done; what their gradients were is in `.grad` again."""
+    ) -> tuple[list[float], float]:
+        """Losses of the windows that are done, and the loss scale that they were done with.
+
+        Their gradients are in `.grad` again. The scale may have been lowered within the step.
+        """
         self._step, self._loss_scale, self._parameters = step, loss_scale, parameters
         found, self._is_saved = self._found, False
-        if found is None or (found["step"], found["loss_scale"]) != (step, loss_scale):
+        if found is None or found["step"] != step or found["loss_scale"] > loss_scale:
             self._drop_state()
-            return []
-        gradients = load_file(self.folder / _gradients_name(found["turn"]))
-        for index, gradient in gradients.items():
+            return [], loss_scale
+        file = self.folder / _gradients_name(found["turn"])
+        if not file.exists() or _checksum(file) != found["gradients"]:
+            print(f"a step in the middle is dropped: {file} changed", file=sys.stderr)
+            self._drop_state()
+            return [], loss_scale
+        for index, gradient in load_file(file).items():
             parameter = parameters[int(index)]
             parameter.grad = gradient.to(parameter.device)
         self._is_saved, self._turn = True, found["turn"]
-        return list(found["losses"])
+        self._loss_scale = float(found["loss_scale"])
+        return list(found["losses"]), self._loss_scale
 
     def begin_window(self, losses: Sequence[float]) -> None:
         """A window comes, after those with these losses."""
@@ -177,6 +186,7 @@ class StepJournal:
         state = {
             "identity": self._identity, "step": self._step, "loss_scale": self._loss_scale,
             "losses": self._losses, "stages_done": stages_done, "loss": loss, "turn": turn,
+            "gradients": _checksum(file),
             "pages": {name: list(sums.items()) for name, sums in pages.items()},
         }  # fmt: skip
         replace_file(self.folder / _STATE, json.dumps(state))
@@ -201,18 +211,23 @@ class StepJournal:
     def _read_state(self) -> dict[str, Any] | None:
         try:
             state: dict[str, Any] = json.loads((self.folder / _STATE).read_text("utf-8"))
+            theirs = state["identity"]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            print(f"a step in the middle is dropped: {error}", file=sys.stderr)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"a step in the middle is dropped: {error!r}", file=sys.stderr)
             return None
-        changed = [k for k, v in self._identity.items() if state["identity"].get(k) != v]
+        changed = [name for name, value in self._identity.items() if theirs.get(name) != value]
         if changed:
             what = ", ".join(changed)
             print(f"a step in the middle is dropped: {what} changed since", file=sys.stderr)
             return None
         state["pages"] = {name: dict(sums) for name, sums in state["pages"].items()}
         return state
+
+
+def _checksum(file: Path) -> int:
+    return zlib.crc32(file.read_bytes())
 
 
 def _gradients_name(turn: int) -> str:

@@ -61,7 +61,7 @@ class Process:
 
     def run(self, step: int = 3, windows: int = 1, scale: float = 1.0) -> list[float]:
         """Windows of one step, as the stepper does them."""
-        losses = self.journal.begin_step(step, scale, list(self.parameters.values()))
+        losses, scale = self.journal.begin_step(step, scale, list(self.parameters.values()))
         for index in range(len(losses), windows):
             self.journal.begin_window(losses)
             window = a_window(TOKENS).roll(index, dims=1)
@@ -216,23 +216,37 @@ def test_a_stop_saves_first(tmp_path: Path) -> None:
     assert_same(second.gradients(), gradients)
 
 
-@pytest.mark.parametrize("what", ["identity", "step", "scale", "state"])
+@pytest.mark.parametrize("what", ["identity", "step", "scale", "state", "gradients"])
 def test_another_step_is_not_continued(
     what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, gradients = undisturbed(tmp_path / "undisturbed")
     with pytest.raises(Killed):
         Process(tmp_path / "run", killed_after(7)).run(
-            step=2 if what == "step" else 3, scale=0.5 if what == "scale" else 1.0
+            step=2 if what == "step" else 3, scale=2.0 if what == "scale" else 1.0
         )
     if what == "state":
         (tmp_path / "run" / "step" / "state.json").write_text('{"identity"')
+    if what == "gradients":
+        for file in (tmp_path / "run" / "step").glob("gradients-*"):
+            file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
     identity = {"seed": 2} if what == "identity" else IDENTITY
     process = Process(tmp_path / "run", interval=1e9, identity=identity)
     process.run()
     assert_same(process.gradients(), gradients)
-    if what in ("identity", "state"):
+    if what in ("identity", "state", "gradients"):
         assert "a step in the middle is dropped" in capsys.readouterr().err
+
+
+def test_a_loss_scale_that_was_lowered_within_the_step_goes_on(tmp_path: Path) -> None:
+    whole = Process(tmp_path / "undisturbed", interval=1e9)
+    whole.run(scale=0.5)
+    with pytest.raises(Killed):
+        Process(tmp_path / "run", killed_after(7)).run(scale=0.5)
+    process = Process(tmp_path / "run", interval=1e9)
+    # The checkpoint of the step's beginning has the scale of then.
+    process.run(scale=1.0)
+    assert_same(process.gradients(), whole.gradients())
 
 
 @pytest.mark.parametrize("place", [Place.HOST, Place.DISK])

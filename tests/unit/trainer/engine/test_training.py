@@ -24,7 +24,12 @@ class LinearExecutor:
         self.weight, self.overflow_above = weight, overflow_above
         self.seen: list[int] = []
 
-    def step(self, window_bs: torch.Tensor, gradient_scale: float) -> float:
+    def step(
+        self,
+        window_bs: torch.Tensor,
+        gradient_scale: float,
+        journal: object = None,  # noqa: ARG002
+    ) -> float:
         self.seen.append(int(window_bs[0, 0]))
         loss = self.weight * float(window_bs[0, 0])
         (loss * gradient_scale).backward()
