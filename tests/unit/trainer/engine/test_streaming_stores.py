@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from services.trainer.engine.memory_tracking import StorageTracker
 from services.trainer.engine.streaming import stores
+from services.trainer.engine.streaming.page_files import PageFilePlace
 from services.trainer.engine.streaming.stores import Field, Pages, Place, make_store
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,7 +37,7 @@ def test_whatever_the_order_a_page_holds_what_was_written_last(
     @settings(max_examples=80, deadline=None)
     @given(OPERATIONS)
     def run(operations: list[tuple[bool, int, int | None]]) -> None:
-        store = make_store(Pages(FIELDS, TOKENS, COUNT), DEVICE, place, tmp_path)
+        store = make_store(Pages(FIELDS, TOKENS, COUNT), DEVICE, place, PageFilePlace(tmp_path))
         held = dict.fromkeys(range(COUNT), -1)
         for page in held:
             store.write(page, TOKENS, tensors(-1, TOKENS))
