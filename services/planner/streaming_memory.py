@@ -63,6 +63,8 @@ class Store:
     on_device: Number
     on_host: Number
     on_disk: Number
+    # Whether the last layer's are of the chunks with targets only.
+    last_of_targets: Number = 0
 
 
 class StreamingMemory:
@@ -90,7 +92,8 @@ class StreamingMemory:
         self._stores = stores(model, chosen)
         # Of the keys at work and their gradients, on the device.
         self._keys_width = 2 * (model.element + _FLOAT32) * model.key_value
-        self._on_device = self._kept_on_device(tier.tokens)
+        # The chunk's size does not depend on what the stores take.
+        self._on_device: Number = 0
         self._buffered = BUFFERED_PAGES * sum(
             where(store.on_device, 0, where(store.layers > 0, store.width, 0))
             for store in self._stores
@@ -98,7 +101,11 @@ class StreamingMemory:
         self.chunk_tokens = chunk_tokens or self._chunk(device_budget)
         # The last page of every layer is a whole one too.
         self._chunks = ceiling_divide(tier.tokens, self.chunk_tokens)
-        self._on_device = self._kept_on_device(self._chunks * self.chunk_tokens)
+        with_targets = ceiling_divide(tier.targets - 1, self.chunk_tokens) + 1
+        self._without_targets = self._chunks - minimum(with_targets, self._chunks)
+        self._on_device = self.chunk_tokens * sum(
+            where(store.on_device, self._count(store) * store.width, 0) for store in self._stores
+        )
         self.tile_rows = self._loss_tile_rows()
 
     def phases(self) -> dict[str, Lines]:
@@ -168,14 +175,13 @@ class StreamingMemory:
         fitting = power_of_two_to(maximum(room // (with_one - without), SMALLEST_TILE_ROWS))
         return minimum(fitting, LARGEST_TILE_ROWS, power_of_two_to(self._tier.targets))
 
-    def _kept_on_device(self, tokens: Number) -> Number:
-        return tokens * sum(
-            where(store.on_device, store.layers * store.width, 0) for store in self._stores
-        )
+    def _count(self, store: Store) -> Number:
+        """How many pages a store has."""
+        return store.layers * self._chunks - store.last_of_targets * self._without_targets
 
     def _pages(self, store: Store) -> tuple[Number, Number]:
         """How many pages a store has, and their bytes."""
-        return store.layers * self._chunks, whole(self.chunk_tokens * store.width)
+        return self._count(store), whole(self.chunk_tokens * store.width)
 
     def _slabs(self, store: Store) -> Number:
         """Pinned slabs of whole pages; each allocation is rounded up to a power of two."""
@@ -271,6 +277,7 @@ def stores(model: ModelTerms, chosen: SetTerms) -> tuple[Store, ...]:
         Store(
             outputs, output_width(model),
             chosen.outputs_on_device, chosen.outputs_on_host, chosen.outputs_on_disk,
+            chosen.selective * 1,
         ),
         Store(
             where(chosen.keeps_keys, model.layers, 0), 2 * model.element * model.key_value,

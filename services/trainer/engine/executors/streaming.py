@@ -275,7 +275,7 @@ class StreamingExecutor:
         if not window.has_output(layer, chunk):
             keys_and_values = self._keys_only(layer, hidden_bce, call, at)
             return keys_and_values, at.key_gradients(hidden_bce.dtype)
-        stored = workspace.read_attended(layer, chunk, window.before(chunk))
+        stored = workspace.read_attended(layer, chunk, window.before_with_output(layer, chunk))
         with attention(Replay(at, stored)):
             output_bce = self.parts.run(layer, hidden_bce, call)
         following = (chunk.index - 1) % len(window.chunks)
@@ -324,3 +324,9 @@ class _Window:
     def before(self, chunk: Chunk) -> int | None:
         """Index of the chunk before."""
         return chunk.index - 1 if chunk.index else None
+
+    def before_with_output(self, layer: int, chunk: Chunk) -> int | None:
+        """The same, if anything depends on that chunk's output."""
+        before = self.before(chunk)
+        is_needed = before is not None and self.has_output(layer, self.chunks[before])
+        return before if is_needed else None

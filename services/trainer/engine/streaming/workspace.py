@@ -43,7 +43,7 @@ class Workspace:
 
     hidden: one page per chunk; in forward the output of the layer at work, in backward the gradient
     of its input. attention_outputs, kept_keys: one page per layer and chunk, or None where they are
-    made again.
+    made again. Of the last layer, attention returns only what the targets need.
     """
 
     anatomy: Anatomy
@@ -62,12 +62,14 @@ class Workspace:
         self._chunks = len(chunks_of(settings.tokens, settings.chunk_tokens))
         self.hidden = self._store(self._hidden_fields(), self._chunks, settings.hidden_gradients)
         self.layer_inputs = self._make_layer_inputs(layers)
-        pages, heads = layers * self._chunks, self.anatomy.heads
-        keys = key_fields(heads, settings.batch_size)
+        self._last_layer = layers - 1
+        self._most_with_targets = settings.most_chunks_with_targets
         self.attention_outputs = self._store_if(
-            settings.attention_outputs, self._output_fields(), pages, ATTENTION_OUTPUTS
-        )
-        self.kept_keys = self._store_if(settings.kept_keys, keys, pages, KEYS)
+            settings.attention_outputs, self._output_fields(),
+            self._last_layer * self._chunks + self._most_with_targets, ATTENTION_OUTPUTS,
+        )  # fmt: skip
+        keys = key_fields(self.anatomy.heads, settings.batch_size)
+        self.kept_keys = self._store_if(settings.kept_keys, keys, layers * self._chunks, KEYS)
         self.keys = self._make_keys()
 
     @property
@@ -98,36 +100,40 @@ class Workspace:
         self.keep_keys(layer, chunk, keys_and_values)
         if self.attention_outputs is not None:
             returned = (attended.output_bchd, attended.lse_bhc)
-            self.attention_outputs.write(self._page(layer, chunk), chunk.length, returned)
+            page = self._output_page(layer, chunk.index)
+            self.attention_outputs.write(page, chunk.length, returned)
 
     def keep_keys(self, layer: int, chunk: Chunk, keys_and_values: Pair) -> None:
         """Keeps a chunk's keys and values, (B, G, C, D), if the plan wants them kept."""
         if self.kept_keys is not None:
             tensors = [tensor.transpose(1, 2) for tensor in keys_and_values]
-            self.kept_keys.write(self._page(layer, chunk), chunk.length, tensors)
+            self.kept_keys.write(self._page(layer, chunk.index), chunk.length, tensors)
 
     def read_attended(self, layer: int, chunk: Chunk, following: int | None) -> Attended | None:
         """What attention returned in forward; None where it was not kept."""
         if self.attention_outputs is None:
             return None
-        return Attended(*self._read(self.attention_outputs, layer, chunk, following))
+        page = self._output_page(layer, chunk.index)
+        next_page = None if following is None else self._output_page(layer, following)
+        return Attended(*self.attention_outputs.read(page, chunk.length, next_page))
 
     def read_keys(self, layer: int, chunk: Chunk, following: int | None) -> Pair | None:
         """A chunk's keys and values, (B, G, C, D); None where they were not kept."""
         if self.kept_keys is None:
             return None
-        key, value = self._read(self.kept_keys, layer, chunk, following)
+        next_page = None if following is None else self._page(layer, following)
+        page = self._page(layer, chunk.index)
+        key, value = self.kept_keys.read(page, chunk.length, next_page)
         return key.transpose(1, 2), value.transpose(1, 2)
 
-    def _page(self, layer: int, chunk: Chunk) -> int:
-        return layer * self._chunks + chunk.index
+    def _page(self, layer: int, chunk: int) -> int:
+        return layer * self._chunks + chunk
 
-    def _read(
-        self, store: Store, layer: int, chunk: Chunk, following: int | None
-    ) -> list[torch.Tensor]:
-        page = self._page(layer, chunk)
-        next_page = None if following is None else page + following - chunk.index
-        return store.read(page, chunk.length, next_page)
+    def _output_page(self, layer: int, chunk: int) -> int:
+        """The last layer's chunks with targets follow each other: no two share a page."""
+        if layer < self._last_layer:
+            return self._page(layer, chunk)
+        return self._page(layer, 0) + chunk % self._most_with_targets
 
     def _store(self, fields: tuple[Field, ...], count: int, place: Place, name: str = "") -> Store:
         pages = Pages(fields, self.settings.chunk_tokens, count)
