@@ -67,6 +67,7 @@ SECTIONS = (
         "ladder", "The ladder", report_predictions.ladder,
         "Device memory of every tier as bars, the video memory of its card as marks",
     ),
+    Section("choices", "The planner's choice", report_predictions.choices),
     Section("profile", "Phases of a step", report_measurements.profile, optional=True),
     Section("gpu", "GPU", report_measurements.gpu, needs_gpu=True),
 )  # fmt: skip

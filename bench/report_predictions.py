@@ -15,6 +15,7 @@ from bench.report_text import (
     error_percent,
     errors_of,
     gigabytes,
+    goal_table,
     listed,
     noise_limits,
     percent,
@@ -286,6 +287,41 @@ def _ladder_limits(rows: Sequence[Row]) -> Iterator[str]:
     if computed:
         yield f"Computed, not measured: {listed(computed)}."
     yield "Time is not in this table: what fits may take days a step."
+
+
+def choices(document: Document) -> Body:
+    """The planner's choice beside the fastest of everything that fits."""
+    rows = document.get("cases", [])
+    if not rows:
+        return Body(f"The file has no cases: {NOT_MEASURED}.")
+    ratios = values(rows, "ratio")
+    finding = (
+        f"{len(rows)} cases: the choice takes {listed(f'{ratio:.3f}' for ratio in ratios)} of the "
+        f"fastest way's time, of {listed(count(row['ways']) for row in rows)} ways that fit."
+    )
+    blocks = [block for row in rows for block in (f"{row['case']}:", _finalists(row))]
+    limits = [
+        "A way that was not among the fastest of the first steps ran one step only.",
+        "On the CPU: device memory is host memory, and nothing waits on the way to a device.",
+    ]
+    return Body(finding, [goal_table(document["goals"]), *blocks], limits)
+
+
+def _finalists(case: Row) -> str:
+    rows = sorted(case["finalists"], key=lambda row: float(row["median_seconds"]))
+    chosen = case["choice"]
+    return table(
+        ("way", "predicted", "measured", "lowest", "highest", "device"),
+        (
+            (
+                f"{row['set']} (the planner's)" if row["set"] == chosen else row["set"],
+                seconds(row["predicted_seconds"]), seconds(row["median_seconds"]),
+                seconds(min(row["samples"])), seconds(max(row["samples"])),
+                gigabytes(row["device_bytes"]),
+            )
+            for row in rows
+        ),
+    )  # fmt: skip
 
 
 def _numbers(found: Sequence[float | Sequence[float]]) -> str:

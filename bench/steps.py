@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,9 @@ def load(config: Mapping[str, Any], plan: planner_pb2.Plan) -> Any:
     return model
 
 
-def stepper(model: Any, plan: planner_pb2.Plan, vocabulary: int) -> Stepper:
+def stepper(
+    model: Any, plan: planner_pb2.Plan, vocabulary: int, page_folder: Path | None = None
+) -> Stepper:
     """The engine's stepper over random tokens; one window is one step."""
     length = plan.context_tokens + plan.target_tokens
     tokens = np.random.default_rng(_SEED).integers(0, vocabulary, length).astype(np.uint32)
@@ -79,7 +82,7 @@ def stepper(model: Any, plan: planner_pb2.Plan, vocabulary: int) -> Stepper:
     parameters = trainable_parameters(model)
     training = Training(steps=_STEPS)
     return Stepper(
-        executor=make_executor(model, plan),
+        executor=make_executor(model, plan, page_folder),
         optimizer=make_optimizer(plan.execution.optimizer, parameters, training),
         parameters=parameters,
         windows=Windows(sequence, plan.context_tokens, plan.target_tokens),
