@@ -24,6 +24,7 @@ from services.trainer.engine.failures import (
 )
 from services.trainer.engine.specification import read_specification
 from services.trainer.engine.stop_signal import StopSignal
+from services.trainer.jobs.fence import Fence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--plan", type=Path, required=True, help="JSON of a Plan or a PlanResponse")
     add("--spec", type=Path, help="JSON of a RunSpec; its plan is not read")
     add("--run-directory", type=Path, required=True, help="where checkpoints and adapter go")
+    add("--fencing-token", type=int, default=0, help="refused where a higher one has been")
     add("--resume", action="store_true", help="go on from the newest good checkpoint")
     add("--events-fd", type=int, default=STANDARD_OUTPUT, help="descriptor the events go to")
     add("--data-cache", type=Path, help="token caches; default: RUN_DIRECTORY/../datasets")
@@ -72,10 +74,9 @@ def _run(options: argparse.Namespace, events: EventEmitter, stop: StopSignal) ->
     # Torch takes seconds to load: a bad plan should not have to wait for it.
     from services.trainer.engine.run import Run, execute
 
-    run_directory = options.run_directory.resolve()
-    cache_directory = options.data_cache or run_directory.parent / "datasets"
-    run_directory.mkdir(parents=True, exist_ok=True)
-    run = Run(specification, run_directory, cache_directory.resolve(), events, stop)
+    fence = Fence(options.run_directory.resolve(), options.fencing_token)
+    cache_directory = options.data_cache or fence.folder.parent / "datasets"
+    run = Run(specification, fence, cache_directory.resolve(), events, stop)
     execute(run, resume=options.resume)
 
 

@@ -14,9 +14,15 @@ from safetensors.torch import load_file, save_file
 
 from elite.planner.v1 import planner_pb2
 from services.trainer.engine.adapters import read_adapter_weights, write_adapter_weights
-from services.trainer.engine.durable import CorruptFolderError, replace_folder, verify_folder
+from services.trainer.engine.durable import (
+    CorruptFolderError,
+    remove_unfinished,
+    replace_folder,
+    verify_folder,
+)
 from services.trainer.engine.failures import BAD_DATA, INTERNAL, EngineError
 from services.trainer.engine.optimizer import optimizer_state, restore_optimizer_state
+from services.trainer.jobs.fence import Fence
 
 KEPT_CHECKPOINTS = 2
 _PREFIX = "step-"
@@ -54,10 +60,14 @@ class Identity:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, in `<run directory>/checkpoints/step-00000010`."""
+    """The checkpoints of one run, in `<run directory>/checkpoints/step-00000010`.
 
-    def __init__(self, run_directory: Path) -> None:
-        self._root = run_directory / "checkpoints"
+    Methods that change anything raise `SupersededError` when a newer attempt has the folder.
+    """
+
+    def __init__(self, fence: Fence) -> None:
+        self._fence = fence
+        self._root = fence.folder / "checkpoints"
 
     def save(
         self, model: Any, optimizer: torch.optim.Optimizer, position: Position, identity: Identity
@@ -72,9 +82,10 @@ class CheckpointStore:
             (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
 
         folder = self._root / f"{_PREFIX}{position.step:08d}"
-        size_bytes = replace_folder(folder, write)
-        for old in self._folders()[KEPT_CHECKPOINTS:]:
-            shutil.rmtree(old)
+        size_bytes = replace_folder(folder, write, self._fence.held)
+        with self._fence.held():
+            for old in self._folders()[KEPT_CHECKPOINTS:]:
+                shutil.rmtree(old)
         return folder, size_bytes
 
     def exists(self) -> bool:
@@ -83,13 +94,15 @@ class CheckpointStore:
 
     def newest_good(self) -> Path | None:
         """The newest checkpoint whose manifest verifies; broken ones before it are removed."""
-        for folder in self._folders():
-            try:
-                verify_folder(folder)
-                return folder
-            except CorruptFolderError as error:
-                print(f"checkpoint dropped: {error}", file=sys.stderr)
-                shutil.rmtree(folder)
+        with self._fence.held():
+            remove_unfinished(self._root)
+            for folder in self._folders():
+                try:
+                    verify_folder(folder)
+                    return folder
+                except CorruptFolderError as error:
+                    print(f"checkpoint dropped: {error}", file=sys.stderr)
+                    shutil.rmtree(folder)
         return None
 
     def _folders(self) -> list[Path]:

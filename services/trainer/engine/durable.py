@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -23,27 +23,39 @@ class CorruptFolderError(Exception):
     """A folder's files do not agree with its manifest."""
 
 
-def replace_folder(destination: Path, write: Callable[[Path], None]) -> int:
+def replace_folder(
+    destination: Path,
+    write: Callable[[Path], None],
+    may_replace: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> int:
     """Writes `destination` through `write(folder)`; returns its size in bytes.
 
-    What stood there before stays until the new folder is complete on disk. One writer at a time.
-    Raises whatever `write` raises, and then leaves no trace.
+    What stood there before stays until the new folder is complete on disk. may_replace: entered for
+    the moment in which the new folder takes the old one's place; it may raise. Raises whatever that
+    or `write` raises, and then leaves no trace.
     """
-    temporary = destination.with_name(destination.name + _TEMPORARY)
+    temporary = destination.with_name(f"{destination.name}{_TEMPORARY}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         write(temporary)
         size_bytes = _write_manifest(temporary)
         _flush(temporary)
-        if destination.exists():
-            shutil.rmtree(destination)
-        os.rename(temporary, destination)
+        with may_replace():
+            if destination.exists():
+                shutil.rmtree(destination)
+            os.rename(temporary, destination)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     flush_entry(destination.parent)
     return size_bytes
+
+
+def remove_unfinished(parent: Path, name: str = "*") -> None:
+    """Removes what killed writers of `parent / name` have left; nobody may be writing."""
+    for folder in parent.glob(f"{name}{_TEMPORARY}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def replace_file(destination: Path, text: str) -> None:
@@ -77,6 +89,7 @@ def cached_folder(destination: Path, write: Callable[[Path], None]) -> bool:
             verify_folder(destination)
             return True
         except CorruptFolderError:
+            remove_unfinished(destination.parent, destination.name)
             replace_folder(destination, write)
             return False
 

@@ -7,6 +7,7 @@ import errno
 from elite.trainer.v1 import trainer_pb2
 from services.common.errors import ServiceError
 from services.trainer.jobs.corpus import CorpusError
+from services.trainer.jobs.fence import SupersededError
 
 BAD_DATA = trainer_pb2.FAILURE_CAUSE_BAD_DATA
 BAD_MODEL = trainer_pb2.FAILURE_CAUSE_BAD_MODEL
@@ -44,6 +45,9 @@ def describe(error: BaseException) -> trainer_pb2.EngineFailed:
         return trainer_pb2.EngineFailed(cause=error.cause, message=str(error))
     if isinstance(error, CorpusError):
         return trainer_pb2.EngineFailed(cause=BAD_DATA, message=f"data.path: {error}")
+    if isinstance(error, SupersededError):
+        cause = trainer_pb2.FAILURE_CAUSE_SUPERSEDED
+        return trainer_pb2.EngineFailed(cause=cause, message=str(error))
     if isinstance(error, ServiceError):
         return trainer_pb2.EngineFailed(cause=INTERNAL, message=error.message)
     message = f"{type(error).__name__}: {error}"

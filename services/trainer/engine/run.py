@@ -46,6 +46,7 @@ from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.streaming.step_journal import StepJournal
 from services.trainer.engine.training import Stepper, as_batch, evaluate, initial_loss_scale
 from services.trainer.jobs.corpus import find_source_files
+from services.trainer.jobs.fence import Fence
 
 SKIPPED_FILES_SHOWN = 20
 # Where executors get their windows: they move what they need.
@@ -57,10 +58,15 @@ class Run:
     """What every phase of a run shares."""
 
     specification: Specification
-    run_directory: Path
+    fence: Fence
     cache_directory: Path
     events: EventEmitter
     stop: StopSignal
+
+    @property
+    def run_directory(self) -> Path:
+        """Where everything of the run goes."""
+        return self.fence.folder
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,8 @@ def execute(run: Run, *, resume: bool) -> None:
     use_available_cores()
     streams = run.specification.plan.execution.executor == planner_pb2.EXECUTOR_STREAMING
     return_freed_memory(CHUNK_BLOCK_BYTES if streams else LARGE_BLOCK_BYTES)
-    checkpoints = CheckpointStore(run.run_directory)
+    run.fence.take()
+    checkpoints = CheckpointStore(run.fence)
     if checkpoints.exists() and not resume:
         problem = f"{run.run_directory} holds the checkpoints of an earlier run"
         raise EngineError(INTERNAL, problem, "pass --resume, or choose another run directory")
@@ -100,7 +107,7 @@ def execute(run: Run, *, resume: bool) -> None:
     identity = Identity.of(
         run.specification.plan, dataset.fingerprint, run.specification.training.seed
     )
-    journal = make_step_journal(run.specification, run.run_directory, identity)
+    journal = make_step_journal(run.specification, run.fence, identity)
     try:
         loaded = _load_model(run, location, dataset, journal)
         _train(run, loaded, dataset, RunState(checkpoints, identity, journal))
@@ -265,7 +272,9 @@ def _evaluate(run: Run, loaded: Loaded, dataset: Dataset, *, step: int) -> None:
 def _save_adapter(run: Run, loaded: Loaded, location: str) -> None:
     folder = run.run_directory / "adapter"
     heads = run.specification.plan.execution.key_value_head_count
-    size_bytes = replace_folder(
-        folder, lambda f: write_adapter(loaded.model, location, f, key_value_head_count=heads)
-    )
+
+    def write(to: Path) -> None:
+        write_adapter(loaded.model, location, to, key_value_head_count=heads)
+
+    size_bytes = replace_folder(folder, write, run.fence.held)
     run.events.emit(adapter_saved=trainer_pb2.AdapterSaved(path=str(folder), bytes=size_bytes))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from services.trainer.engine.checkpoint import CheckpointStore, Identity, Positi
 from services.trainer.engine.events import EventEmitter
 from services.trainer.engine.specification import Specification
 from services.trainer.engine.streaming.step_journal import Hooks, SavedStep, StepJournal
+from services.trainer.jobs.fence import Fence, OwnedFolder
 
 STEP_FOLDER = "step"
 
@@ -75,13 +76,18 @@ def step_identity(plan: planner_pb2.Plan, identity: Identity) -> dict[str, Any]:
 
 
 def make_step_journal(
-    specification: Specification, run_directory: Path, identity: Identity
+    specification: Specification, fence: Fence, identity: Identity
 ) -> StepJournal | None:
-    """None where the executor cannot save a step in the middle, or the run does not want it."""
+    """None where the executor cannot save a step in the middle, or the run does not want it.
+
+    While another attempt's engine lives, its folder is left to it, and this one's step is new.
+    """
     plan, seconds = specification.plan, specification.training.checkpoint_every_seconds
     if plan.execution.executor != planner_pb2.EXECUTOR_STREAMING or not seconds:
         return None
-    return StepJournal(run_directory / STEP_FOLDER, step_identity(plan, identity), seconds)
+    names = itertools.chain([STEP_FOLDER], (f"{STEP_FOLDER}-{n}" for n in itertools.count(1)))
+    owned = OwnedFolder.first_free(fence.folder / name for name in names)
+    return StepJournal(owned, step_identity(plan, identity), seconds)
 
 
 def hooks_of(saver: RunSaver, stop_requested: Callable[[], bool]) -> Hooks:

@@ -22,6 +22,7 @@ class RunState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RUN_STATE_SUCCEEDED: _ClassVar[RunState]
     RUN_STATE_FAILED: _ClassVar[RunState]
     RUN_STATE_CANCELLED: _ClassVar[RunState]
+    RUN_STATE_PAUSED: _ClassVar[RunState]
 
 class FailureCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -35,6 +36,9 @@ class FailureCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_CAUSE_INTERNAL: _ClassVar[FailureCause]
     FAILURE_CAUSE_DIVERGED: _ClassVar[FailureCause]
     FAILURE_CAUSE_DISK_CORRUPT: _ClassVar[FailureCause]
+    FAILURE_CAUSE_SUPERSEDED: _ClassVar[FailureCause]
+    FAILURE_CAUSE_STALLED: _ClassVar[FailureCause]
+    FAILURE_CAUSE_DEADLINE_EXCEEDED: _ClassVar[FailureCause]
 RUN_STATE_UNSPECIFIED: RunState
 RUN_STATE_PENDING: RunState
 RUN_STATE_PLANNED: RunState
@@ -43,6 +47,7 @@ RUN_STATE_RESUMING: RunState
 RUN_STATE_SUCCEEDED: RunState
 RUN_STATE_FAILED: RunState
 RUN_STATE_CANCELLED: RunState
+RUN_STATE_PAUSED: RunState
 FAILURE_CAUSE_UNSPECIFIED: FailureCause
 FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY: FailureCause
 FAILURE_CAUSE_HOST_OUT_OF_MEMORY: FailureCause
@@ -53,6 +58,9 @@ FAILURE_CAUSE_KILLED: FailureCause
 FAILURE_CAUSE_INTERNAL: FailureCause
 FAILURE_CAUSE_DIVERGED: FailureCause
 FAILURE_CAUSE_DISK_CORRUPT: FailureCause
+FAILURE_CAUSE_SUPERSEDED: FailureCause
+FAILURE_CAUSE_STALLED: FailureCause
+FAILURE_CAUSE_DEADLINE_EXCEEDED: FailureCause
 
 class CreateRunRequest(_message.Message):
     __slots__ = ("request_id", "spec")
@@ -124,6 +132,18 @@ class CancelRunResponse(_message.Message):
     run: Run
     def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
 
+class PauseRunRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class PauseRunResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
 class ResumeRunRequest(_message.Message):
     __slots__ = ("run_id",)
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -137,18 +157,24 @@ class ResumeRunResponse(_message.Message):
     def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
 
 class RunSpec(_message.Message):
-    __slots__ = ("display_name", "plan", "model_path", "data", "training")
+    __slots__ = ("display_name", "plan", "model_path", "data", "training", "planned_by", "priority", "max_run_seconds")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     MODEL_PATH_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     TRAINING_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_BY_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    MAX_RUN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     display_name: str
     plan: _planner_pb2.Plan
     model_path: str
     data: DataSource
     training: TrainingSettings
-    def __init__(self, display_name: _Optional[str] = ..., plan: _Optional[_Union[_planner_pb2.Plan, _Mapping]] = ..., model_path: _Optional[str] = ..., data: _Optional[_Union[DataSource, _Mapping]] = ..., training: _Optional[_Union[TrainingSettings, _Mapping]] = ...) -> None: ...
+    planned_by: _planner_pb2.PlanRequest
+    priority: int
+    max_run_seconds: int
+    def __init__(self, display_name: _Optional[str] = ..., plan: _Optional[_Union[_planner_pb2.Plan, _Mapping]] = ..., model_path: _Optional[str] = ..., data: _Optional[_Union[DataSource, _Mapping]] = ..., training: _Optional[_Union[TrainingSettings, _Mapping]] = ..., planned_by: _Optional[_Union[_planner_pb2.PlanRequest, _Mapping]] = ..., priority: _Optional[int] = ..., max_run_seconds: _Optional[int] = ...) -> None: ...
 
 class DataSource(_message.Message):
     __slots__ = ("path", "include_globs", "exclude_globs", "held_out_fraction")
@@ -187,7 +213,7 @@ class TrainingSettings(_message.Message):
     def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., gradient_accumulation_steps: _Optional[int] = ..., weight_decay: _Optional[float] = ..., max_gradient_norm: _Optional[float] = ..., seed: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., evaluation_windows: _Optional[int] = ..., checkpoint_every_seconds: _Optional[int] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("run_id", "request_id", "state", "spec", "created_at", "started_at", "finished_at", "progress", "error", "adapter_path", "attempt_count", "worker_name", "cancel_requested", "status_detail")
+    __slots__ = ("run_id", "request_id", "state", "spec", "created_at", "started_at", "finished_at", "progress", "error", "adapter_path", "attempt_count", "worker_name", "cancel_requested", "status_detail", "pause_requested", "replan_count", "device_class")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -202,6 +228,9 @@ class Run(_message.Message):
     WORKER_NAME_FIELD_NUMBER: _ClassVar[int]
     CANCEL_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     STATUS_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_REQUESTED_FIELD_NUMBER: _ClassVar[int]
+    REPLAN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     request_id: str
     state: RunState
@@ -216,7 +245,10 @@ class Run(_message.Message):
     worker_name: str
     cancel_requested: bool
     status_detail: str
-    def __init__(self, run_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[RunProgress, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ..., adapter_path: _Optional[str] = ..., attempt_count: _Optional[int] = ..., worker_name: _Optional[str] = ..., cancel_requested: _Optional[bool] = ..., status_detail: _Optional[str] = ...) -> None: ...
+    pause_requested: bool
+    replan_count: int
+    device_class: str
+    def __init__(self, run_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[RunProgress, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ..., adapter_path: _Optional[str] = ..., attempt_count: _Optional[int] = ..., worker_name: _Optional[str] = ..., cancel_requested: _Optional[bool] = ..., status_detail: _Optional[str] = ..., pause_requested: _Optional[bool] = ..., replan_count: _Optional[int] = ..., device_class: _Optional[str] = ...) -> None: ...
 
 class RunProgress(_message.Message):
     __slots__ = ("completed_steps", "total_steps", "loss", "step_seconds", "tokens_per_second", "measured_peak_bytes", "predicted_peak_bytes", "held_out_loss_before", "held_out_loss_after")
@@ -251,7 +283,7 @@ class RunError(_message.Message):
     def __init__(self, cause: _Optional[_Union[FailureCause, str]] = ..., message: _Optional[str] = ..., stderr_tail: _Optional[str] = ...) -> None: ...
 
 class RunEvent(_message.Message):
-    __slots__ = ("cursor", "run_id", "time", "state_changed", "phase_started", "data_prepared", "model_loaded", "step_completed", "evaluated", "checkpoint_saved", "adapter_saved", "engine_failed")
+    __slots__ = ("cursor", "run_id", "time", "state_changed", "phase_started", "data_prepared", "model_loaded", "step_completed", "evaluated", "checkpoint_saved", "adapter_saved", "engine_failed", "replanned")
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
@@ -264,6 +296,7 @@ class RunEvent(_message.Message):
     CHECKPOINT_SAVED_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_SAVED_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FAILED_FIELD_NUMBER: _ClassVar[int]
+    REPLANNED_FIELD_NUMBER: _ClassVar[int]
     cursor: str
     run_id: str
     time: _timestamp_pb2.Timestamp
@@ -276,7 +309,8 @@ class RunEvent(_message.Message):
     checkpoint_saved: CheckpointSaved
     adapter_saved: AdapterSaved
     engine_failed: EngineFailed
-    def __init__(self, cursor: _Optional[str] = ..., run_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state_changed: _Optional[_Union[StateChanged, _Mapping]] = ..., phase_started: _Optional[_Union[PhaseStarted, _Mapping]] = ..., data_prepared: _Optional[_Union[DataPrepared, _Mapping]] = ..., model_loaded: _Optional[_Union[ModelLoaded, _Mapping]] = ..., step_completed: _Optional[_Union[StepCompleted, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., adapter_saved: _Optional[_Union[AdapterSaved, _Mapping]] = ..., engine_failed: _Optional[_Union[EngineFailed, _Mapping]] = ...) -> None: ...
+    replanned: Replanned
+    def __init__(self, cursor: _Optional[str] = ..., run_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state_changed: _Optional[_Union[StateChanged, _Mapping]] = ..., phase_started: _Optional[_Union[PhaseStarted, _Mapping]] = ..., data_prepared: _Optional[_Union[DataPrepared, _Mapping]] = ..., model_loaded: _Optional[_Union[ModelLoaded, _Mapping]] = ..., step_completed: _Optional[_Union[StepCompleted, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., adapter_saved: _Optional[_Union[AdapterSaved, _Mapping]] = ..., engine_failed: _Optional[_Union[EngineFailed, _Mapping]] = ..., replanned: _Optional[_Union[Replanned, _Mapping]] = ...) -> None: ...
 
 class StateChanged(_message.Message):
     __slots__ = ("to", "detail")
@@ -390,6 +424,26 @@ class AdapterSaved(_message.Message):
     path: str
     bytes: int
     def __init__(self, path: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class Replanned(_message.Message):
+    __slots__ = ("cause", "detail", "device_bytes_before", "device_bytes_after", "step_seconds_before", "step_seconds_after", "optimizations_added", "optimizations_dropped")
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_BYTES_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_BYTES_AFTER_FIELD_NUMBER: _ClassVar[int]
+    STEP_SECONDS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    STEP_SECONDS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZATIONS_ADDED_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZATIONS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    cause: FailureCause
+    detail: str
+    device_bytes_before: int
+    device_bytes_after: int
+    step_seconds_before: float
+    step_seconds_after: float
+    optimizations_added: _containers.RepeatedScalarFieldContainer[str]
+    optimizations_dropped: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cause: _Optional[_Union[FailureCause, str]] = ..., detail: _Optional[str] = ..., device_bytes_before: _Optional[int] = ..., device_bytes_after: _Optional[int] = ..., step_seconds_before: _Optional[float] = ..., step_seconds_after: _Optional[float] = ..., optimizations_added: _Optional[_Iterable[str]] = ..., optimizations_dropped: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EngineFailed(_message.Message):
     __slots__ = ("cause", "message")

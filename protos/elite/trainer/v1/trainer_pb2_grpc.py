@@ -59,6 +59,11 @@ class TrainerServiceStub:
                 request_serializer=elite_dot_trainer_dot_v1_dot_trainer__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=elite_dot_trainer_dot_v1_dot_trainer__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/elite.trainer.v1.TrainerService/PauseRun',
+                request_serializer=elite_dot_trainer_dot_v1_dot_trainer__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=elite_dot_trainer_dot_v1_dot_trainer__pb2.PauseRunResponse.FromString,
+                _registered_method=True)
         self.ResumeRun = channel.unary_unary(
                 '/elite.trainer.v1.TrainerService/ResumeRun',
                 request_serializer=elite_dot_trainer_dot_v1_dot_trainer__pb2.ResumeRunRequest.SerializeToString,
@@ -101,8 +106,15 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseRun(self, request, context):
+        """Frees the run's worker after a checkpoint; the run waits until it is resumed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResumeRun(self, request, context):
-        """Queues a failed or cancelled run again, from its last checkpoint.
+        """Queues a paused, failed or cancelled run again, from its last checkpoint.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +147,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=elite_dot_trainer_dot_v1_dot_trainer__pb2.CancelRunRequest.FromString,
                     response_serializer=elite_dot_trainer_dot_v1_dot_trainer__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=elite_dot_trainer_dot_v1_dot_trainer__pb2.PauseRunRequest.FromString,
+                    response_serializer=elite_dot_trainer_dot_v1_dot_trainer__pb2.PauseRunResponse.SerializeToString,
             ),
             'ResumeRun': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeRun,
@@ -277,6 +294,33 @@ class TrainerService:
             '/elite.trainer.v1.TrainerService/CancelRun',
             elite_dot_trainer_dot_v1_dot_trainer__pb2.CancelRunRequest.SerializeToString,
             elite_dot_trainer_dot_v1_dot_trainer__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/elite.trainer.v1.TrainerService/PauseRun',
+            elite_dot_trainer_dot_v1_dot_trainer__pb2.PauseRunRequest.SerializeToString,
+            elite_dot_trainer_dot_v1_dot_trainer__pb2.PauseRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,7 @@ from services.trainer.engine.durable import flush_entry, replace_file
 from services.trainer.engine.failures import DISK_FULL, EngineError, StopRequested
 from services.trainer.engine.streaming.kept_pages import KeptPages
 from services.trainer.engine.streaming.workspace import Workspace
+from services.trainer.jobs.fence import OwnedFolder
 
 _STATE = "state.json"
 
@@ -62,11 +63,12 @@ class StepJournal:
     """
 
     def __init__(
-        self, folder: Path, identity: Mapping[str, Any], interval_seconds: float,
+        self, owned: OwnedFolder, identity: Mapping[str, Any], interval_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         """Drops what another run, plan or version left in the folder."""
-        self.folder, self._interval_seconds, self.hooks = folder, interval_seconds, Hooks()
+        self._owned, self.folder = owned, owned.path
+        self._interval_seconds, self.hooks = interval_seconds, Hooks()
         self._identity = json.loads(json.dumps(identity))
         self._clock, self._last_seconds = clock, clock()
         self._parameters: Sequence[torch.nn.Parameter] = ()

@@ -19,6 +19,7 @@ from services.trainer.engine.checkpoint import (
 from services.trainer.engine.failures import EngineError
 from services.trainer.engine.optimizer import make_optimizer
 from services.trainer.engine.specification import Training
+from services.trainer.jobs.fence import Fence
 from tests.fixtures.engine import LLAMA_LINEARS, a_plan, tiny_config, tiny_model
 
 PLAN = a_plan(tiny_config(), LLAMA_LINEARS)
@@ -41,7 +42,7 @@ def stepped(model, optimizer) -> None:
 def test_a_checkpoint_puts_back_weights_state_and_generator(tmp_path: Path) -> None:
     model, optimizer = a_run()
     stepped(model, optimizer)
-    store = CheckpointStore(tmp_path)
+    store = CheckpointStore(Fence(tmp_path, 0))
     folder, size_bytes = store.save(model, optimizer, Position(1, 1.0), IDENTITY)
     assert size_bytes == sum(path.stat().st_size for path in folder.iterdir())
     expected_noise = torch.rand(3)
@@ -58,7 +59,7 @@ def test_a_checkpoint_puts_back_weights_state_and_generator(tmp_path: Path) -> N
 
 def test_two_are_kept_and_a_broken_one_is_passed_over(tmp_path: Path) -> None:
     model, optimizer = a_run()
-    store = CheckpointStore(tmp_path)
+    store = CheckpointStore(Fence(tmp_path, 0))
     assert not store.exists()
     assert store.newest_good() is None
     for step in (2, 4, 10):
@@ -66,7 +67,7 @@ def test_two_are_kept_and_a_broken_one_is_passed_over(tmp_path: Path) -> None:
     root = tmp_path / "checkpoints"
     assert sorted(path.name for path in root.iterdir()) == ["step-00000004", "step-00000010"]
     os.truncate(root / "step-00000010" / "adapter_model.safetensors", 100)
-    (root / "step-00000012.tmp").mkdir()  # left by a killed writer
+    (root / "step-00000012.tmp-77").mkdir()  # left by a killed writer
     assert store.newest_good().name == "step-00000004"
 
 
@@ -80,7 +81,7 @@ def test_two_are_kept_and_a_broken_one_is_passed_over(tmp_path: Path) -> None:
 )
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, changed, cause) -> None:
     model, optimizer = a_run()
-    store = CheckpointStore(tmp_path)
+    store = CheckpointStore(Fence(tmp_path, 0))
     store.save(model, optimizer, Position(1, 1.0), IDENTITY)
     with pytest.raises(EngineError, match=r"cannot be continued: .* changed since") as error:
         load_checkpoint(store.newest_good(), model, optimizer, changed)

@@ -16,6 +16,7 @@ from services.trainer.engine.durable import (
     replace_folder,
     verify_folder,
 )
+from services.trainer.jobs.fence import Fence, SupersededError
 
 
 def write(folder: Path) -> None:
@@ -61,11 +62,21 @@ def test_a_failed_write_leaves_the_old_folder_and_no_trace(tmp_path: Path) -> No
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
-    (tmp_path / "x.tmp").mkdir()
-    (tmp_path / "x.tmp" / "junk").write_text("half")
-    replace_folder(tmp_path / "x", write)
+    (tmp_path / "x.tmp-77").mkdir()
+    (tmp_path / "x.tmp-77" / "junk").write_text("half")
+    assert not cached_folder(tmp_path / "x", write)
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["a", "b", MANIFEST]
-    assert not (tmp_path / "x.tmp").exists()
+    assert not (tmp_path / "x.tmp-77").exists()
+
+
+def test_nothing_is_replaced_without_leave(tmp_path: Path) -> None:
+    replace_folder(tmp_path / "x", write)
+    fence = Fence(tmp_path, 1)
+    Fence(tmp_path, 2).take()
+    with pytest.raises(SupersededError, match="attempt 2 by now; this is attempt 1"):
+        replace_folder(tmp_path / "x", lambda folder: None, fence.held)
+    verify_folder(tmp_path / "x")
+    assert not list(tmp_path.glob("*.tmp-*"))
 
 
 def test_a_cache_is_used_again_and_repaired(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from services.trainer.engine.checkpoint import CheckpointStore, Identity, Positi
 from services.trainer.engine.events import EventEmitter
 from services.trainer.engine.saving import RunSaver, make_step_journal, step_identity
 from services.trainer.engine.specification import Specification, Training
+from services.trainer.jobs.fence import Fence
 
 IDENTITY = Identity("data", 1, 4, 8.0, ("q_proj",), "OPTIMIZER_KIND_ADAMW", 0)
 
@@ -34,7 +35,7 @@ def a_specification(executor: Any = planner_pb2.EXECUTOR_STREAMING, **training: 
 def a_saver(clock: Clock, **training: Any) -> RunSaver:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.0)
     return RunSaver(
-        a_specification(**training), CheckpointStore(Path("unused")), EventEmitter(1), None,
+        a_specification(**training), CheckpointStore(Fence(Path("unused"), 0)), EventEmitter(1), None,
         optimizer, IDENTITY, Position(0, 1.0), clock=clock,
     )  # fmt: skip
 
@@ -57,11 +58,11 @@ def test_by_time(every: int, expected: bool) -> None:
 
 
 def test_only_steps_of_the_streaming_executor_are_saved_in_the_middle(tmp_path: Path) -> None:
-    assert make_step_journal(a_specification(), tmp_path, IDENTITY) is not None
+    assert make_step_journal(a_specification(), Fence(tmp_path, 0), IDENTITY) is not None
     resident = a_specification(planner_pb2.EXECUTOR_RESIDENT)
-    assert make_step_journal(resident, tmp_path, IDENTITY) is None
+    assert make_step_journal(resident, Fence(tmp_path, 0), IDENTITY) is None
     never = a_specification(checkpoint_every_seconds=0)
-    assert make_step_journal(never, tmp_path, IDENTITY) is None
+    assert make_step_journal(never, Fence(tmp_path, 0), IDENTITY) is None
 
 
 def test_a_step_belongs_to_its_plan() -> None:

@@ -17,6 +17,7 @@ from services.trainer.engine.streaming.codecs import Int8
 from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.streaming.step_journal import Hooks, SavedStep, StepJournal
 from services.trainer.engine.streaming.stores import Place
+from services.trainer.jobs.fence import OwnedFolder
 from tests.fixtures.adapted import a_window, adapted_model, gradients_of
 
 TOKENS, TARGETS, LAYERS = 66, 16, 5
@@ -47,7 +48,9 @@ class Process:
         self.saved: list[SavedStep] = []
         self.asked_first = 0
         self.model, self.parameters = adapted_model("llama", num_hidden_layers=LAYERS)
-        self.journal = StepJournal(folder / "step", identity, interval, clock=self._clock)
+        # Nobody else is there to lock out: "processes" are one, here.
+        owned = OwnedFolder(folder / "step", (folder.parent / "lock").open("w"))
+        self.journal = StepJournal(owned, identity, interval, clock=self._clock)
         self.journal.hooks = Hooks(stop, self._first, self.saved.append)
         settings: dict[str, Any] = {"chunk_tokens": 10, "loss_tile_rows": 5} | changes
         folder.mkdir(exist_ok=True)

@@ -30,6 +30,7 @@ from services.trainer.engine.streaming import weights as weights_module
 from services.trainer.engine.streaming.copy_stream import CopyStream
 from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.streaming.weights import StreamedWeights, stream_weights
+from services.trainer.jobs.fence import Fence
 from tests.fixtures.adapted import a_window, adapted_model
 from tests.fixtures.engine import LLAMA_LINEARS, a_plan, linear_names, tiny_config, tiny_model
 
@@ -299,7 +300,7 @@ def test_adapters_and_checkpoints_are_saved_as_ever(monkeypatch, tmp_path: Path)
         (tmp_path / name).mkdir()
         write_adapter(result.model, "base", tmp_path / name)
         identity = Identity.of(plan, "data", seed=1)
-        store = CheckpointStore(tmp_path / name)
+        store = CheckpointStore(Fence(tmp_path / name, 0))
         folder, _ = store.save(result.model, optimizer, Position(1, 1.0), identity)
         files = [*(tmp_path / name).glob("*.safetensors"), *folder.glob("*.safetensors")]
         saved[name] = {file.name: load_file(file) for file in files}

@@ -1,0 +1,85 @@
+"""Who may write to a run's folder: the newest attempt.
+
+Every attempt has a fencing token, higher than those before it. The folder holds the token of the
+attempt that came last; whoever has a lower one is refused, at the moment it would replace or remove
+anything. So an engine that outlives its lease, behind a network that lost its supervisor, does no
+harm. The idea: M. Kleppmann, "How to do distributed locking" (2016).
+
+Checks and what they protect happen under one file lock, which ends with its process. On a network
+file system the lock must hold across machines, as NFS 4's does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+_TOKEN, _LOCK = ".fencing-token", ".fencing-lock"
+
+
+class SupersededError(Exception):
+    """A newer attempt has the folder."""
+
+    def __init__(self, folder: Path, token: int, newest: int) -> None:
+        super().__init__(
+            f"{folder} belongs to attempt {newest} by now; this is attempt {token}, which stops"
+        )
+
+
+class Fence:
+    """One attempt's right to write to a folder. Token 0: an engine that nobody supervises."""
+
+    def __init__(self, folder: Path, token: int) -> None:
+        self.folder, self.token = folder, token
+
+    def take(self) -> None:
+        """Makes this the newest attempt. Raises `SupersededError` when there is a newer one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.held():
+            partial = self.folder / f"{_TOKEN}.partial"
+            partial.write_text(str(self.token))
+            os.replace(partial, self.folder / _TOKEN)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, no newer attempt begins. Raises `SupersededError` when there is one already.
+
+        Keep it short: a newer attempt waits for it.
+        """
+        with (self.folder / _LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            newest = self._newest()
+            if newest > self.token:
+                raise SupersededError(self.folder, self.token, newest)
+            yield
+
+    def _newest(self) -> int:
+        try:
+            return int((self.folder / _TOKEN).read_text())
+        except FileNotFoundError:
+            return 0
+
+
+class OwnedFolder:
+    """A folder of one process, for as long as it lives: nobody else gets it meanwhile."""
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path, self._lock = path, lock
+
+    @classmethod
+    def first_free(cls, paths: Iterator[Path]) -> OwnedFolder:
+        """The first of the paths that no living process owns. Raises `StopIteration` at the end."""
+        while True:
+            path = next(paths)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.with_name(f".{path.name}.lock").open("a")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                continue
+            return cls(path, lock)
