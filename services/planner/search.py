@@ -175,7 +175,8 @@ class Search:
         whole = [tier for tier in ladder if not self._model.reads_at_most(tier.tokens)]
         windowed = [tier for tier in ladder if self._model.reads_at_most(tier.tokens)]
         verdicts = (*self._judge(whole, resident=True), *self._judge(windowed, resident=False))
-        return tuple(sorted(verdicts, key=lambda verdict: ladder.index(verdict.tier)))
+        position = {tier.tier: index for index, tier in enumerate(ladder)}
+        return tuple(sorted(verdicts, key=lambda verdict: position[verdict.tier.tier]))
 
     def _judge(self, ladder: Sequence[Tier], *, resident: bool) -> tuple[Verdict, ...]:
         if not ladder:
