@@ -144,6 +144,14 @@ class _Cost:
         # Share of the layers whose inputs are made again, by one more forward.
         self._made_again = 1 - 1 / chosen.interval
         self._forwards = where(chosen.keeps_all, 1, 2) + self._made_again
+        # Tokens of which the streaming executor's last layer makes keys and values only: those of
+        # chunks without targets.
+        self._keys_only: Number = 0
+        if streaming:
+            self._keys_only = (tier.tokens - tier.targets - 1) // chunk_tokens * chunk_tokens
+        # What they spare, in tokens of one layer.
+        spared = 1 - terms.key_seconds / terms.linear_seconds
+        self._layer_tokens = model.layers * tier.tokens - self._keys_only * spared
 
     def compute(self) -> dict[str, Number]:
         """Seconds of kernels, by line."""
@@ -184,11 +192,13 @@ class _Cost:
     def _linear(self) -> Number:
         """Linears of all layers: every forward, backward to inputs; adapters to weights too."""
         model, tier, terms = self._model, self._tier, self._terms
-        base = tier.tokens * terms.linear_seconds * (self._forwards + 1)
+        base = self._layer_tokens * terms.linear_seconds / model.layers * (self._forwards + 1)
         makes_keys = self._streaming & (1 - self._chosen.keeps_keys)
-        keys = tier.tokens * terms.key_seconds * makes_keys
+        # Backward begins with the last layer's, which are there.
+        share = (model.layers - 1) / model.layers
+        keys = tier.tokens * terms.key_seconds * share * makes_keys
         rank = maximum(tier.rank, _THIN_RANK)
-        adapters = _FORWARD * rank * model.layers * model.adapter_parameters * tier.tokens
+        adapters = _FORWARD * rank * model.adapter_parameters * self._layer_tokens
         return base + keys + adapters * (self._forwards + 2) / terms.thin_rate
 
     def _attention(self) -> Number:
@@ -201,11 +211,17 @@ class _Cost:
         ) + causal * _ATTENTION_BACKWARD / terms.attention_backward.at(tier.tokens)
 
     def _attended_pairs(self) -> Number:
-        """Twice the pairs of query and key in all layers: S S causal, 2 S w - w w in windows."""
-        model, tokens = self._model, self._tier.tokens
+        """Twice the pairs of query and key in all layers: S S causal, 2 S w - w w in windows.
+
+        Tokens with keys only have no queries; where any layer attends to all, the last one does.
+        """
+        model, tokens, idle = self._model, self._tier.tokens, self._keys_only
         window = minimum(model.window, tokens)
-        full = (model.layers - model.windowed_layers) * tokens * tokens
-        return full + model.windowed_layers * window * (2 * tokens - window)
+        full_layers = model.layers - model.windowed_layers
+        pairs = full_layers * tokens * tokens
+        pairs = pairs + model.windowed_layers * window * (2 * tokens - window)
+        in_window = minimum(window, idle)
+        return pairs - where(full_layers > 0, idle * idle, in_window * (2 * idle - in_window))
 
     def _elementwise(self) -> Number:
         """Bytes that everything except matrix products reads and writes.
@@ -213,7 +229,7 @@ class _Cost:
         A forward's traffic once for each forward, twice for the backward.
         """
         passes = self._forwards + 2
-        return passes * self._model.layers * self._tier.tokens * self._terms.elementwise_traffic
+        return passes * self._layer_tokens * self._terms.elementwise_traffic
 
     def _loss(self) -> Number:
         """Head forward and backward on the target rows, and the softmax's passes over logits."""
@@ -257,8 +273,9 @@ class _Cost:
         model, chosen = self._model, self._chosen
         outputs = model.element * model.query + _FLOAT32 * model.query_heads
         keys = where(chosen.keeps_keys, 2 * model.element * model.key_value, 0)
-        width = where(chosen.selective, outputs, 0) + keys
-        return model.layers * self._tier.tokens * width
+        with_outputs = model.layers * self._tier.tokens - self._keys_only
+        outputs = where(chosen.selective, with_outputs * outputs, 0)
+        return outputs + model.layers * self._tier.tokens * keys
 
     def _streamed(self) -> tuple[Number, Number]:
         """Bytes from the device and to it: stores, hidden states, keys, weights."""

@@ -32,7 +32,7 @@ from services.planner.terms import SetTerms, set_terms
 
 # Lossy optimisations that are off unless the caller allows them.
 OPT_IN = (ACTIVATIONS_8BIT, ACTIVATIONS_4BIT, GROUPED_QUERY_CONVERSION)
-# Lossy optimisations that only `exact_only` forbids.
+# Lossy optimisations that are on where they help, unless the caller forbids them.
 DEFAULT_LOSSY = (QLORA, ADAMW_8BIT)
 LOSSY = (*OPT_IN, *DEFAULT_LOSSY)
 _INTERVALS = (1, 4)
@@ -81,7 +81,7 @@ class Grid:
 
 
 def choice(
-    machine: Machine, model: ModelShape, *, resident: bool, streaming: bool, exact_only: bool
+    machine: Machine, model: ModelShape, *, resident: bool, streaming: bool, exact_too: bool
 ) -> Choice | None:
     """The choice on this machine; None without a fused attention kernel, any rate or executor."""
     kernel = best_kernel(machine)
@@ -96,7 +96,7 @@ def choice(
         quantises=machine.has_bitsandbytes,
         resident=resident,
         streaming=streaming,
-        exact_too=exact_only or not machine.has_bitsandbytes,
+        exact_too=exact_too or not machine.has_bitsandbytes,
         heads=(model.query_head_count, model.key_value_head_count),
         key_value_heads=(0, heads) if heads else (0,),
     )

@@ -58,11 +58,11 @@ def remedy_for_time(window_seconds: float) -> Remedy:
 
 
 def remedy_for_permission(optimization_id: str) -> Remedy:
-    """What the caller may allow; no id stands for what exact_only forbids."""
+    """What the caller may allow; no id stands for what sets do unless they are forbidden to."""
     if optimization_id:
         text = f"allow {optimization_id}, which is lossy"
     else:
-        text = "leave exact_only out, which allows NF4 weights and 8-bit AdamW"
+        text = "leave exact_only out, or forbid less: it takes NF4 weights or 8-bit AdamW"
     return Remedy(text, Resource.SOFTWARE, optimization_id=optimization_id)
 
 

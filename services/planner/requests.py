@@ -7,6 +7,7 @@ import difflib
 from elite.planner.v1 import planner_pb2 as pb
 from services.common.errors import ErrorReason, ServiceError, invalid_field
 from services.planner.adapters import Adapters
+from services.planner.catalogue import optimizations
 from services.planner.gpus import GpuCard, gpu_cards
 from services.planner.grids import OPT_IN
 from services.planner.ladder import Tier
@@ -64,6 +65,13 @@ def read_constraints(
     for index, name in enumerate(message.allowed_lossy_ids):
         if name not in OPT_IN:
             raise unknown(f"constraints.allowed_lossy_ids[{index}]", name, list(OPT_IN), "")
+    lossy = [name for name, row in optimizations().items() if not row.exact]
+    for index, name in enumerate(message.forbidden_lossy_ids):
+        if name not in lossy:
+            raise unknown(f"constraints.forbidden_lossy_ids[{index}]", name, lossy, "")
+        if name in message.allowed_lossy_ids:
+            problem = f"names {name}, which constraints.allowed_lossy_ids names too"
+            raise invalid_field("constraints.forbidden_lossy_ids", problem, "drop one of them")
     if message.exact_only and message.allowed_lossy_ids:
         problem = "names lossy optimisations and constraints.exact_only is set"
         raise invalid_field("constraints.allowed_lossy_ids", problem, "drop one of them")
@@ -81,6 +89,7 @@ def read_constraints(
         max_run_seconds=message.max_run_seconds,
         schedule=schedule,
         allowed=frozenset(message.allowed_lossy_ids),
+        forbidden=frozenset(message.forbidden_lossy_ids),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from services.planner.adapters import EVERY_LINEAR, Adapters
 from services.planner.calibration import UNCALIBRATED, Correction
 from services.planner.evaluation import Candidate, Evaluated, Evaluation, Totals
-from services.planner.grids import DEFAULT_LOSSY, OPT_IN, Grid, choice, grid_of
+from services.planner.grids import DEFAULT_LOSSY, LOSSY, OPT_IN, Grid, choice, grid_of
 from services.planner.ladder import Tier
 from services.planner.machine import Machine
 from services.planner.memory import Sizing
@@ -50,6 +50,12 @@ class Constraints:
     max_run_seconds: float = 0.0
     schedule: Schedule | None = None
     allowed: frozenset[str] = field(default_factory=frozenset)
+    forbidden: frozenset[str] = field(default_factory=frozenset)
+
+    def forbids(self, lossy_id: str) -> bool:
+        """Whether a plan must do without this lossy optimisation."""
+        unasked = lossy_id in OPT_IN and lossy_id not in self.allowed
+        return self.exact_only or unasked or lossy_id in self.forbidden
 
     def longest_step_seconds(self, tier: Tier) -> float:
         """The tighter of the two limits on time, for one step over one window; 0 for none."""
@@ -228,7 +234,7 @@ class Search:
     def _grid(self, *, resident: bool) -> Grid | None:
         wanted = choice(
             self._machine, self._model, resident=resident, streaming=not self.evaluation.dropout,
-            exact_only=self._constraints.exact_only,
+            exact_too=any(map(self._constraints.forbids, DEFAULT_LOSSY)),
         )  # fmt: skip
         return grid_of(wanted) if wanted else None
 
@@ -259,13 +265,11 @@ class Search:
     def _forbidden(self, grid: Grid) -> Any:
         """(permissions, sets): True where a set needs a permission the caller has not given.
 
-        The last row is what `exact_only` forbids by itself.
+        The last row is what sets do unless they are forbidden to.
         """
-        exact_only = self._constraints.exact_only
-        allowed = frozenset() if exact_only else self._constraints.allowed
-        rows = [grid.lossy[name] & (name not in allowed) for name in OPT_IN]
-        quantised = np.any([grid.lossy[name] for name in DEFAULT_LOSSY], axis=0)
-        return np.array([*rows, quantised & exact_only])
+        rows = [grid.lossy[name] & self._constraints.forbids(name) for name in LOSSY]
+        count = len(OPT_IN)
+        return np.array([*rows[:count], np.any(rows[count:], axis=0)])
 
     def _candidate(self, tier: Tier, chosen: OptimizationSet) -> Candidate:
         sizing = self.evaluation.sizing(self.budget.gpu_bytes)
