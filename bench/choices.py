@@ -141,7 +141,7 @@ def contestants(case: Case, machine: Machine) -> list[Contestant]:
 def _everything(case: Case, machine: Machine) -> Iterator[Candidate]:
     """Every set of unquantised weights with every chunk length; resident sets have none."""
     shape = Subject.of(case.subject).shape
-    wanted = choice(machine, shape, resident=True, streaming=True, exact_only=False)
+    wanted = choice(machine, shape, resident=True, streaming=True, exact_too=False)
     assert wanted is not None, "this machine has a fused kernel and rates"
     evaluation = Evaluation(shape, machine)
     for one in grid_of(wanted).sets:

@@ -19,7 +19,7 @@ from elite_cli.model_reference import read_model
 from elite_cli.options import ChoiceOptions, LimitOptions
 from elite_cli.output import note, output_console
 from elite_cli.plan_requests import PlanOptions
-from elite_cli.planning import make_plan
+from elite_cli.planning import Planned, make_plan
 from elite_cli.quantities import format_duration
 from elite_cli.render.plan import render_plan_response
 from elite_cli.render.profile import render_profile
@@ -88,13 +88,14 @@ def _profile_plan_train(console: Console, connections: Connections, model: str) 
     console.print()
     render_profile(console, profile)
     _heading(console, f"The plan, for steps of at most {format_duration(_longest_step())}")
-    response = _plan(connections, model)
+    planned = _plan(connections, model)
+    response = planned.response
     render_plan_response(console, response)
     if not response.HasField("chosen"):
         raise CliError("no tier fits this machine, so there is nothing to train")
     _heading(console, "Training on Python's standard library")
     options = train_options(response.chosen)
-    spec = run_spec(options, response.chosen, None)
+    spec = run_spec(options, response.chosen, None, planned.request)
     run = create_run(connections.trainer, spec, "").run
     note(f"Run {run.run_id}: {options.steps} steps over {options.data}")
     _check_outcome(watch_run(connections.trainer, run.run_id, json=False))
@@ -110,13 +111,13 @@ def _longest_step() -> float:
     return TRAINING_SECONDS / (FEWEST_STEPS + EVALUATIONS_IN_STEPS)
 
 
-def _plan(connections: Connections, model: str) -> planner_pb2.PlanResponse:
+def _plan(connections: Connections, model: str) -> Planned:
     """A plan whose steps leave time for a few; on a very slow machine tier 1 all the same."""
     choice = read_model(model)
     limits = LimitOptions(max_step_seconds=f"{_longest_step():.0f}")
-    response = make_plan(connections, choice, PlanOptions(limits=limits))
-    if response.HasField("chosen"):
-        return response
+    planned = make_plan(connections, choice, PlanOptions(limits=limits))
+    if planned.response.HasField("chosen"):
+        return planned
     note("This machine is too slow for that: tier 1 is planned without a limit.")
     first = ChoiceOptions(tier=1)
     return make_plan(connections, choice, PlanOptions(choice=first))

@@ -74,6 +74,13 @@ Allow = Annotated[
         show_default=False,
     ),
 ]
+Forbid = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A lossy optimisation the plan must not have, as in qlora-4bit; repeat it.",
+        show_default=False,
+    ),
+]
 ExactOnly = Annotated[
     bool,
     typer.Option(
@@ -209,6 +216,16 @@ CheckpointEverySeconds = Annotated[
         "without it: 600.",
     ),
 ]
+Priority = Annotated[
+    int, typer.Option(min=0, max=9, help="Waiting runs of a higher priority start first.")
+]
+StopAfter = Annotated[
+    str,
+    typer.Option(
+        help="So long after it has started the run is checkpointed and fails, as in 12h.",
+        show_default="no limit",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED)]
 Name = Annotated[str, typer.Option(help="A name for people.")]
 RequestId = Annotated[
@@ -246,6 +263,7 @@ class ChoiceOptions:
 
     exact_only: ExactOnly = False
     allow: Allow = None
+    forbid: Forbid = None
     tier: Tier = None
     objective: Objective = ObjectiveName.MAX_CONTEXT
 
@@ -286,6 +304,7 @@ OPTION_OF_FIELD = {
     "constraints.device_index": "--device",
     "constraints.max_run_seconds": "--max-run-time",
     "constraints.allowed_lossy_ids": "--allow",
+    "constraints.forbidden_lossy_ids": "--forbid",
     "objective": "--objective",
     "gpu_ids": "--compare",
     "host_memory_bytes": "--host-ram",

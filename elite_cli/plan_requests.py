@@ -56,6 +56,7 @@ def constraints(options: PlanOptions, *, given_host: bool) -> planner_pb2.Constr
         exact_only=choice.exact_only,
         tier=choice.tier or 0,
         allowed_lossy_ids=choice.allow or (),
+        forbidden_lossy_ids=choice.forbid or (),
     )
     if limits.max_step_seconds:
         message.max_step_seconds = parse_duration(limits.max_step_seconds, "--max-step-seconds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from elite.planner.v1 import planner_pb2
@@ -20,9 +21,15 @@ from elite_cli.stress import run_stress_test
 MISSING_MEASUREMENT = "MISSING_MEASUREMENT"
 
 
-def make_plan(
-    connections: Connections, model: ModelChoice, options: PlanOptions
-) -> planner_pb2.PlanResponse:
+@dataclass(frozen=True)
+class Planned:
+    """A question to the planner and its answer."""
+
+    request: planner_pb2.PlanRequest
+    response: planner_pb2.PlanResponse
+
+
+def make_plan(connections: Connections, model: ModelChoice, options: PlanOptions) -> Planned:
     """Asks the planner; runs the quick stress test once when measurements are missing.
 
     Raises `CliError` for bad options and failed calls.
@@ -35,8 +42,7 @@ def make_plan(
         schedule=parts.schedule(options.schedule),
         explain=options.explain,
     )
-    response: planner_pb2.PlanResponse = _ask(connections, options.machine, "Plan", request)
-    return response
+    return Planned(request, _ask(connections, options.machine, "Plan", request))
 
 
 def make_estimate(

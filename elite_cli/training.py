@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from elite.planner.v1 import planner_pb2
 from elite.trainer.v1 import trainer_pb2
 from elite_cli.client import ServiceClient
 from elite_cli.errors import bad_option
+from elite_cli.quantities import LONGEST_RUN_SECONDS, parse_duration
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,20 @@ class TrainOptions:
     seed: int = 0
     name: str = ""
     checkpoint_every_seconds: int | None = None
+    priority: int = 0
+    max_run_seconds: int = 0
 
 
 def run_spec(
-    options: TrainOptions, plan: planner_pb2.Plan, model_folder: Path | None
+    options: TrainOptions,
+    plan: planner_pb2.Plan,
+    model_folder: Path | None,
+    planned_by: planner_pb2.PlanRequest | None = None,
 ) -> trainer_pb2.RunSpec:
-    """The specification of a run. Local paths become absolute."""
+    """The specification of a run. Local paths become absolute.
+
+    planned_by: what the plan is the answer to; with it a worker can plan again.
+    """
     training = trainer_pb2.TrainingSettings(
         steps=options.steps,
         learning_rate=options.learning_rate,
@@ -60,7 +70,17 @@ def run_spec(
         model_path=str(model_folder or ""),
         data=data,
         training=training,
+        planned_by=planned_by,
+        priority=options.priority,
+        max_run_seconds=options.max_run_seconds,
     )
+
+
+def run_limit(stop_after: str) -> int:
+    """Whole seconds of --stop-after; 0 without it. Raises `CliError`."""
+    if not stop_after:
+        return 0
+    return math.ceil(parse_duration(stop_after, "--stop-after", LONGEST_RUN_SECONDS))
 
 
 def create_run(

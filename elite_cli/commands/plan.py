@@ -50,7 +50,8 @@ def plan(
             cards = compare_cards(connections, reference, options, compare)
             fits = _show_cards(cards, json, chart)
         else:
-            fits = _show_plan(make_plan(connections, reference, options), json, chart)
+            planned = make_plan(connections, reference, options)
+            fits = _show_plan(planned.response, json, chart)
     if not fits:
         raise typer.Exit(ExitCode.FAILURE)
 

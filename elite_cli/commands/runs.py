@@ -1,4 +1,4 @@
-"""`elite runs ...`: list, show, watch, cancel and resume runs."""
+"""`elite runs ...`: list, show, watch, pause, cancel and resume runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from elite_cli.options import Json
 
-app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and resume runs.")
+app = typer.Typer(no_args_is_help=True, help="List, show, watch, pause, cancel and resume runs.")
 
 RunId = Annotated[str, typer.Argument(help="A run id from `elite runs list`.", show_default=False)]
 
@@ -24,6 +24,7 @@ class StateName(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
 
 
 @app.command("list")
@@ -105,13 +106,30 @@ def cancel(context: typer.Context, run_id: RunId, json: Json = False) -> None:
 
 
 @app.command()
+def pause(context: typer.Context, run_id: RunId, json: Json = False) -> None:
+    """Save a run and take it off its worker; `elite runs resume` goes on with it."""
+    from elite.trainer.v1 import trainer_pb2
+    from elite_cli.connections import Connections
+    from elite_cli.output import output_console, print_json
+
+    with Connections(context.obj) as connections:
+        response = connections.trainer.call("PauseRun", trainer_pb2.PauseRunRequest(run_id=run_id))
+    if json:
+        print_json(response)
+    elif response.run.state == trainer_pb2.RUN_STATE_PAUSED:
+        output_console().print(f"Run {run_id} is paused.")
+    else:
+        output_console().print(f"Run {run_id} is being saved; then it is paused.")
+
+
+@app.command()
 def resume(
     context: typer.Context,
     run_id: RunId,
     watch: Annotated[bool, typer.Option("--watch/--detach", help="Follow it to its end.")] = False,
     json: Json = False,
 ) -> None:
-    """Queue a failed or cancelled run again, to go on from its last checkpoint."""
+    """Queue a paused, failed or cancelled run again, to go on from its last checkpoint."""
     from elite.trainer.v1 import trainer_pb2
     from elite_cli.connections import Connections
     from elite_cli.output import output_console, print_json, print_json_line

@@ -37,6 +37,8 @@ def train(  # its options are the command's interface, hence the length
     checkpoint_every_seconds: o.CheckpointEverySeconds = None,
     seed: o.Seed = 0,
     name: o.Name = "",
+    priority: o.Priority = 0,
+    stop_after: o.StopAfter = "",
     request_id: o.RequestId = "",
     watch: o.Watch = True,
     machine: o.MachineOptions,
@@ -53,7 +55,7 @@ def train(  # its options are the command's interface, hence the length
     from elite_cli.connections import Connections
     from elite_cli.model_reference import ModelChoice, read_model
     from elite_cli.plan_requests import PlanOptions
-    from elite_cli.training import TrainOptions, create_run, run_spec
+    from elite_cli.training import TrainOptions, create_run, run_limit, run_spec
 
     schedule = o.ScheduleOptions(steps=steps, accumulate=accumulate)
     plan_options = PlanOptions(machine, limits, choice, adapters, schedule)
@@ -62,14 +64,13 @@ def train(  # its options are the command's interface, hence the length
     train_options = TrainOptions(
         data, steps, learning_rate, warmup_steps, accumulate, tuple(include or ()),
         tuple(exclude or ()), held_out, evaluation_windows, checkpoint_every, seed, name,
-        checkpoint_every_seconds,
+        checkpoint_every_seconds, priority, run_limit(stop_after),
     )  # fmt: skip
     with Connections(context.obj) as connections:
         trainer = connections.trainer  # before anything slow: without one there is no run
-        chosen = _plan_for(connections, plan, reference, plan_options, show=not json)
-        response = create_run(
-            trainer, run_spec(train_options, chosen, reference.folder), request_id
-        )
+        chosen, planned_by = _plan_for(connections, plan, reference, plan_options, show=not json)
+        spec = run_spec(train_options, chosen, reference.folder, planned_by)
+        response = create_run(trainer, spec, request_id)
         _announce(response.run.run_id, watch, json, response)
         if watch:
             from elite_cli.watch import watch_or_detach
@@ -95,21 +96,22 @@ def _plan_for(
     options: PlanOptions,
     *,
     show: bool,
-) -> planner_pb2.Plan:
+) -> tuple[planner_pb2.Plan, planner_pb2.PlanRequest | None]:
     from elite_cli.output import error_console
     from elite_cli.planning import make_plan
     from elite_cli.render.plan import render_headline, render_plan_response
     from elite_cli.training import read_plan
 
     if plan_file is not None:
-        return read_plan(plan_file)
-    response = make_plan(connections, model, options)
+        return read_plan(plan_file), None
+    planned = make_plan(connections, model, options)
+    response = planned.response
     if not response.HasField("chosen"):
         render_plan_response(error_console(), response)
         raise CliError("no tier fits, so there is nothing to train")
     if show:
         render_headline(error_console(), response)
-    return response.chosen
+    return response.chosen, planned.request
 
 
 def _announce(run_id: str, watch: bool, json: bool, response: object) -> None:

@@ -22,6 +22,12 @@ _WAITING = (
     trainer_pb2.RUN_STATE_RESUMING,
 )
 
+_TOLD_STATES = (
+    trainer_pb2.RUN_STATE_RUNNING,
+    trainer_pb2.RUN_STATE_RESUMING,
+    trainer_pb2.RUN_STATE_PAUSED,
+)
+
 _PHASES = {
     "prepare_data": "reading and tokenising the data",
     "load_model": "loading the model",
@@ -119,6 +125,8 @@ def _text_of(event: trainer_pb2.RunEvent) -> str:
         return _checkpoint_text(event.checkpoint_saved)
     if kind == "adapter_saved":
         return f"adapter saved ({format_bytes(event.adapter_saved.bytes)})"
+    if kind == "replanned":
+        return _replanned_text(event.replanned)
     if kind == "engine_failed":
         return f"the engine failed: {event.engine_failed.message}"
     return ""
@@ -126,7 +134,7 @@ def _text_of(event: trainer_pb2.RunEvent) -> str:
 
 def _state_text(change: trainer_pb2.StateChanged) -> str:
     """Waiting is told by `show_waiting`, and the end by the summary."""
-    if change.to not in (trainer_pb2.RUN_STATE_RUNNING, trainer_pb2.RUN_STATE_RESUMING):
+    if change.to not in _TOLD_STATES:
         return ""
     detail = f" {change.detail}" if change.detail else ""
     return run_state_name(change.to) + detail
@@ -150,6 +158,16 @@ def _checkpoint_text(saved: trainer_pb2.CheckpointSaved) -> str:
         return f"checkpoint at step {saved.step} ({size})"
     done = f"{saved.stages_done} of {saved.stage_count} parts"
     return f"checkpoint in step {saved.step + 1}, {done} done ({size})"
+
+
+def _replanned_text(new: trainer_pb2.Replanned) -> str:
+    before, after = format_bytes(new.device_bytes_before), format_bytes(new.device_bytes_after)
+    seconds = (new.step_seconds_before, new.step_seconds_after)
+    steps = " -> ".join(map(format_duration, seconds))
+    changes = [f"+{name}" for name in new.optimizations_added]
+    changes += [f"-{name}" for name in new.optimizations_dropped]
+    words = f"; {', '.join(changes)}" if changes else ""
+    return f"planned again: {new.detail}; device {before} -> {after}, step {steps}{words}"
 
 
 def _model_text(model: trainer_pb2.ModelLoaded) -> str:

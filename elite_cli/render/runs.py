@@ -94,6 +94,8 @@ def _add_figures(table: Table, run: trainer_pb2.Run) -> None:
         )
     if progress.measured_peak_bytes:
         table.add_row("memory", _memory(progress))
+    if run.replan_count:
+        table.add_row("planned again", f"{run.replan_count} times")
     if run.adapter_path:
         table.add_row("adapter", escape(run.adapter_path))
 

@@ -95,6 +95,7 @@ def _worker(
     settings = {
         "ELITE_TRAINER_WORKER_METRICS_ADDRESS": address(ports, "worker metrics"),
         "ELITE_TRAINER_WORKER_PLANNER_ADDRESS": address(ports, "planner"),
+        "ELITE_TRAINER_WORKER_PROFILER_ADDRESS": address(ports, "profiler"),
         "ELITE_TRAINER_WORKER_DRAIN_GRACE_SECONDS": str(DRAIN_SECONDS),
     }
     hostname = f"elite-{os.getpid()}@localhost"

@@ -2,7 +2,8 @@
 
 What to do stands in `spec.display_name`, as words: "succeed", "steps=5 pause=0.1", "crash",
 "engine_failed=BAD_DATA", "exit=75", "hang", "stubborn", "sigkill", "sigsegv", "garbage",
-"grandchild", "early_close". It writes its process id to `RUN_DIRECTORY/engine.pid` and a line for
+"grandchild", "early_close", "most_bytes=N" (out of memory under a larger plan). It writes its
+process id to `RUN_DIRECTORY/engine.pid` and a line for
 each start to `RUN_DIRECTORY/starts`.
 """
 
@@ -24,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("--plan", "--spec", "--run-directory"):
         parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--fencing-token", type=int, required=True)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--events-fd", type=int, required=True)
     FakeEngine(parser.parse_args()).run()
@@ -91,6 +93,11 @@ class FakeEngine:
             cause = f"FAILURE_CAUSE_{self.orders['engine_failed']}"
             self.emit("engineFailed", cause=cause, message="failed as told")
             sys.exit(1)
+        if "most_bytes" in self.orders:
+            if int(self.plan["gpuMemory"]["totalBytes"]) > int(self.orders["most_bytes"]):
+                cause = "FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY"
+                self.emit("engineFailed", cause=cause, message="out of memory as told")
+                sys.exit(1)
         if "exit" in self.orders:
             sys.exit(int(self.orders["exit"]))
         if "hang" in self.orders or "stubborn" in self.orders:

@@ -13,6 +13,7 @@ from services.trainer.api.convert import fingerprint
 from services.trainer.api.data_checks import check_data
 from services.trainer.api.model_checks import check_model_path
 from services.trainer.api.plan_checks import check_plan
+from services.trainer.jobs.device_classes import device_class_of
 from services.trainer.jobs.errors import StaleRecordError
 from services.trainer.jobs.fleet import Fleet
 from services.trainer.jobs.identifiers import new_run_id
@@ -20,11 +21,13 @@ from services.trainer.jobs.queue import RunQueue
 from services.trainer.jobs.records import Field, RunRecord
 from services.trainer.jobs.states import (
     CANCELLED,
+    PAUSED,
     PENDING,
     PLANNED,
     RESUMABLE_STATES,
     RESUMING,
     RUNNING,
+    TERMINAL_STATES,
     WAITING_STATES,
     State,
     state_name,
@@ -37,7 +40,9 @@ logger = logging.getLogger("elite.trainer.api")
 _FORGET_THE_END: dict[str, Field] = {
     "error": b"",
     "finished_at": 0,
+    "started_at": 0,
     "cancel_requested": "0",
+    "pause_requested": "0",
     "delivery_count": 0,
 }
 
@@ -84,30 +89,53 @@ class Runs:
         return runs
 
     async def cancel(self, run_id: str) -> trainer_pb2.Run:
-        """Ends a waiting run at once, asks the worker of a running one, leaves an ended one."""
+        """Ends a waiting or paused run at once, asks the worker of a running one, leaves an ended one."""
 
         def decide(record: RunRecord) -> Transition | None:
-            if record.run.state not in WAITING_STATES:
+            if record.run.state not in WAITING_STATES | {PAUSED}:
                 return None
-            return Transition(CANCELLED, "cancelled before a worker took it")
+            return Transition(CANCELLED, "cancelled while no worker had it")
 
         while True:
             record = await self._store.change(run_id, decide)
             if record.run.state != RUNNING or record.run.cancel_requested:
                 return record.run
+            detail = "cancel requested: the worker is ending it"
             try:
-                await self._store.request_cancel(
-                    record, "cancel requested: the worker is ending it"
-                )
+                await self._store.request(record, "cancel_requested", detail)
+            except StaleRecordError:
+                continue
+
+    async def pause(self, run_id: str) -> trainer_pb2.Run:
+        """Pauses a waiting run at once, asks the worker of a running one, leaves a paused one.
+
+        Raises PRECONDITION_FAILED for a run that has ended.
+        """
+
+        def decide(record: RunRecord) -> Transition | None:
+            if record.run.state in TERMINAL_STATES:
+                raise _wrong_state(record.run, "one that has not ended can be paused")
+            if record.run.state not in WAITING_STATES:
+                return None
+            return Transition(PAUSED, "paused before a worker took it")
+
+        while True:
+            record = await self._store.change(run_id, decide)
+            if record.run.state != RUNNING or record.run.pause_requested:
+                return record.run
+            detail = "pause requested: the worker is saving it"
+            try:
+                await self._store.request(record, "pause_requested", detail)
             except StaleRecordError:
                 continue
 
     async def resume(self, run_id: str) -> trainer_pb2.Run:
-        """Queues a failed or cancelled run again. Raises PRECONDITION_FAILED for any other."""
+        """Queues a paused, failed or cancelled run again. Raises PRECONDITION_FAILED for others."""
 
         def decide(record: RunRecord) -> Transition:
             if record.run.state not in RESUMABLE_STATES:
-                raise _not_resumable(record.run)
+                problem = "only a paused, failed or cancelled one can be resumed"
+                raise _wrong_state(record.run, problem)
             return Transition(RESUMING, "", changes=_FORGET_THE_END, unsent=True)
 
         await self._store.change(run_id, decide)
@@ -119,11 +147,12 @@ class Runs:
         When the queue does not answer the run stays as it is and the sweep tries again: a run is
         recorded before it is queued, so it cannot be lost, and a second message does no harm.
         """
+        record = await self._store.get(run_id)
         try:
-            await self._queue.send(run_id)
+            await self._queue.send(run_id, record.run.device_class)
         except OperationalError as error:
             logger.warning("cannot queue run", extra={"run_id": run_id, "error": str(error)})
-            return await self._store.get(run_id)
+            return record
         await self._store.mark_sent(run_id)
         return await self._store.change(
             run_id, lambda record: Transition(PLANNED, "") if record.run.state == PENDING else None
@@ -137,6 +166,7 @@ class Runs:
 
     async def _record(self, request: trainer_pb2.CreateRunRequest, asked: str) -> str:
         run = trainer_pb2.Run(request_id=request.request_id, state=PENDING, spec=request.spec)
+        run.device_class = device_class_of(request.spec.plan)
         run.progress.total_steps = request.spec.training.steps
         run.progress.predicted_peak_bytes = request.spec.plan.gpu_memory.total_bytes
         while True:
@@ -161,10 +191,10 @@ def _conflict(earlier: RunRecord) -> ServiceError:
     return invalid_fields([violation], reason=ErrorReason.CONFLICT)
 
 
-def _not_resumable(run: trainer_pb2.Run) -> ServiceError:
+def _wrong_state(run: trainer_pb2.Run, rule: str) -> ServiceError:
     state = state_name(run.state)
     return ServiceError(
         ErrorReason.PRECONDITION_FAILED,
-        f"run_id: run {run.run_id} is {state}; only a failed or cancelled run can be resumed",
+        f"run_id: run {run.run_id} is {state}; {rule}",
         metadata={"run_id": run.run_id, "state": state},
     )

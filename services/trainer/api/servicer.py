@@ -83,6 +83,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         with store_errors(self._settings.trainer):
             return trainer_pb2.CancelRunResponse(run=await self._runs.cancel(request.run_id))
 
+    async def PauseRun(
+        self, request: trainer_pb2.PauseRunRequest, context: Any
+    ) -> trainer_pb2.PauseRunResponse:
+        """Takes a run off its worker until it is resumed."""
+        with store_errors(self._settings.trainer):
+            return trainer_pb2.PauseRunResponse(run=await self._runs.pause(request.run_id))
+
     async def ResumeRun(
         self, request: trainer_pb2.ResumeRunRequest, context: Any
     ) -> trainer_pb2.ResumeRunResponse:

@@ -20,7 +20,7 @@ from services.trainer.jobs.connection import is_unavailable
 from services.trainer.jobs.errors import LeasedError
 from services.trainer.jobs.fleet import Fleet
 from services.trainer.jobs.records import RunRecord
-from services.trainer.jobs.states import CANCELLED, RESUMING, RUNNING
+from services.trainer.jobs.states import CANCELLED, PAUSED, RESUMING, RUNNING
 from services.trainer.jobs.store import RunStore, Transition, now_milliseconds
 
 logger = logging.getLogger("elite.trainer.sweep")
@@ -64,8 +64,10 @@ class Sweep:
         """Runs whose message was never sent, or cannot be in the queue: the queue is empty."""
         before = now_milliseconds() - self._patience_milliseconds
         overdue = await self._fleet.waiting_since_before(keys.UNSENT, before)
-        if await self._fleet.queue_length() == 0:
-            overdue += await self._fleet.waiting_since_before(keys.WAITING, before)
+        waiting = await self._fleet.waiting_since_before(keys.WAITING, before)
+        classes = await self._fleet.device_classes(waiting)
+        empty = {name for name in set(classes) if not await self._fleet.has_messages(name)}
+        overdue += [run for run, name in zip(waiting, classes, strict=True) if name in empty]
         return list(dict.fromkeys(overdue))
 
     async def _free_abandoned(self) -> None:
@@ -97,5 +99,9 @@ def _abandoned_step(record: RunRecord) -> Transition | None:
     worker = record.run.worker_name
     if record.run.cancel_requested:
         return Transition(CANCELLED, f"cancelled; worker {worker} was lost", lease="free")
+    if record.run.pause_requested:
+        return Transition(
+            PAUSED, f"paused; worker {worker} was lost", {"pause_requested": "0"}, lease="free"
+        )
     detail = f"worker {worker} was lost"
     return Transition(RESUMING, detail, lease="free", unsent=True)

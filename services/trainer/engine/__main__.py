@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -32,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     events = EventEmitter(options.events_fd)
     stop = StopSignal()
+    # Whoever finds the engine hanging asks where.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
         stop.install()
         _run(options, events, stop)

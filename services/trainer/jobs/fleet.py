@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,20 +35,32 @@ class Fleet:
         waiting = [run for run in runs if run.state in WAITING_STATES]
         if not waiting:
             return
-        workers = await self._count_workers(keys=[keys.WORKERS], args=[self._presence_milliseconds])
+        classes = {run.device_class for run in waiting}
+        workers = {name: await self._workers(name) for name in classes}
+        running = Counter(await self.device_classes(await self.running_ids()))
         pipeline = self._client.pipeline(transaction=False)
-        pipeline.zcard(keys.state_key(RUNNING))
         for run in waiting:
-            pipeline.zrank(keys.WAITING, run.run_id)
-        running, *ranks = await pipeline.execute()
-        for run, rank in zip(waiting, ranks, strict=True):
+            pipeline.zrank(keys.ready_key(run.device_class), run.run_id)
+        for run, rank in zip(waiting, await pipeline.execute(), strict=True):
             if rank is not None:
-                run.status_detail = _waiting_detail(rank + running, workers, run.status_detail)
+                name = run.device_class
+                run.status_detail = _waiting_detail(rank + running[name], workers[name], run)
 
-    async def queue_length(self) -> int:
-        """Messages nobody has taken."""
-        length: int = await self._client.llen(keys.QUEUE_NAME)
-        return length
+    async def device_classes(self, run_ids: Sequence[str]) -> list[str]:
+        """The class of each run."""
+        pipeline = self._client.pipeline(transaction=False)
+        for run_id in run_ids:
+            pipeline.hget(keys.run_key(run_id), "device_class")
+        return [(name or b"").decode() for name in await pipeline.execute()]
+
+    async def has_messages(self, device_class: str) -> bool:
+        """Whether there is any message that no worker of the class has taken."""
+        return bool(await self._client.llen(keys.queue_name(device_class)))
+
+    async def _workers(self, device_class: str) -> int:
+        key, since = keys.workers_key(device_class), self._presence_milliseconds
+        count: int = await self._count_workers(keys=[key], args=[since])
+        return count
 
     async def waiting_since_before(self, key: str, milliseconds: int) -> list[str]:
         """Ids in `key` (WAITING or UNSENT) since before that time, longest first."""
@@ -73,28 +86,34 @@ class FleetReporter:
         self._count_workers = client.register_script(scripts.COUNT_WORKERS)
         self._presence_milliseconds = int(settings.worker_presence_seconds * 1000)
 
-    def heartbeat(self, worker_name: str) -> None:
-        """Notes that the worker is there."""
-        self._heartbeat(keys=[keys.WORKERS], args=[worker_name])
+    def heartbeat(self, worker_name: str, device_classes: Sequence[str]) -> None:
+        """Notes that the worker is there, and for which device classes."""
+        places = [keys.WORKERS, *map(keys.workers_key, device_classes)]
+        self._heartbeat(keys=places, args=[worker_name])
+        self._client.sadd(keys.DEVICE_CLASSES, *device_classes)
 
-    def leave(self, worker_name: str) -> None:
+    def leave(self, worker_name: str, device_classes: Sequence[str]) -> None:
         """Notes that the worker has gone."""
-        self._client.zrem(keys.WORKERS, worker_name)
+        for key in (keys.WORKERS, *map(keys.workers_key, device_classes)):
+            self._client.zrem(key, worker_name)
 
     def counts(self) -> FleetCounts:
         """Counts runs, messages and workers."""
         pipeline = self._client.pipeline(transaction=False)
         for state in ALL_STATES:
             pipeline.zcard(keys.state_key(state))
-        pipeline.llen(keys.QUEUE_NAME)
-        *by_state, depth = pipeline.execute()
+        by_state = pipeline.execute()
+        for name in self._client.smembers(keys.DEVICE_CLASSES):
+            pipeline.llen(keys.queue_name(name.decode()))
+        depth = sum(pipeline.execute())
         workers = self._count_workers(keys=[keys.WORKERS], args=[self._presence_milliseconds])
         return FleetCounts(dict(zip(ALL_STATES, by_state, strict=True)), depth, workers)
 
 
-def _waiting_detail(runs_ahead: int, workers: int, reason: str) -> str:
+def _waiting_detail(runs_ahead: int, workers: int, run: trainer_pb2.Run) -> str:
+    reason = run.status_detail
     if workers == 0:
-        text = "waiting: no worker is connected"
+        text = f"waiting: no worker for {run.device_class} is connected"
     elif runs_ahead:
         text = f"waiting: {runs_ahead} {_plural('run', runs_ahead)} ahead"
     else:

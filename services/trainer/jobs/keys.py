@@ -8,21 +8,24 @@
 | elite:runs               | zset   | all run ids; score 0, so they sort by id: by creation       |
 | elite:runs:state:STATE   | zset   | the ids in one state, likewise                              |
 | elite:runs:waiting       | zset   | ids waiting for a worker, by milliseconds since when        |
+| elite:runs:ready:CLASS   | zset   | those that workers of a device class can run, next first    |
 | elite:runs:unsent        | zset   | ids whose queue message is not known to be sent, likewise   |
 | elite:request:REQUEST_ID | string | the run a request_id has made                               |
 | elite:workers            | zset   | worker names by milliseconds of their last heartbeat        |
-| elite.trainer.runs       | list   | Celery's queue                                              |
+| elite:workers:CLASS      | zset   | those of a device class, likewise                           |
+| elite:classes            | set    | device classes that runs or workers have named              |
+| elite.trainer.runs.CLASS | list   | Celery's queue of a device class                            |
 """
 
 from __future__ import annotations
 
 from services.trainer.jobs.states import State, state_name
 
-QUEUE_NAME = "elite.trainer.runs"
 ALL_RUNS = "elite:runs"
 WAITING = "elite:runs:waiting"
 UNSENT = "elite:runs:unsent"
 WORKERS = "elite:workers"
+DEVICE_CLASSES = "elite:classes"
 
 
 def run_key(run_id: str) -> str:
@@ -38,6 +41,21 @@ def events_key(run_id: str) -> str:
 def lease_key(run_id: str) -> str:
     """Key of the run's lease."""
     return f"elite:run:{run_id}:lease"
+
+
+def ready_key(device_class: str) -> str:
+    """Key of the runs that workers of a device class can run, in the order they should."""
+    return f"elite:runs:ready:{device_class}"
+
+
+def workers_key(device_class: str) -> str:
+    """Key of the workers of a device class."""
+    return f"elite:workers:{device_class}"
+
+
+def queue_name(device_class: str) -> str:
+    """Celery's queue of a device class."""
+    return f"elite.trainer.runs.{device_class}"
 
 
 def state_key(state: State) -> str:

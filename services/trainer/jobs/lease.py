@@ -16,6 +16,8 @@ class LeaseStatus(StrEnum):
     HELD = "held"
     # Held, and somebody asked to cancel the run.
     CANCEL_REQUESTED = "cancel"
+    # Held, and somebody asked to pause it.
+    PAUSE_REQUESTED = "pause"
     LOST = "lost"
 
 

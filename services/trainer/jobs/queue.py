@@ -1,13 +1,16 @@
-"""The Celery application that API and workers share: one queue, one task, whose argument is a run
-id. The record in Redis is the truth; a message only says "look at this run"."""
+"""The Celery application that API and workers share: a queue for each device class, and one task,
+whose argument is a run id. The record in Redis is the truth; a message only says "there is
+something to do, perhaps for this run"."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from celery import Celery
+from kombu import Queue
 
-from services.trainer.jobs.keys import QUEUE_NAME
+from services.trainer.jobs.keys import queue_name
 from services.trainer.settings import TrainerSettings
 
 TASK_NAME = "elite.trainer.run"
@@ -24,7 +27,6 @@ _CONFIGURATION = {
     "task_serializer": "json",
     "result_serializer": "json",
     "accept_content": ["json"],
-    "task_default_queue": QUEUE_NAME,
     "task_create_missing_queues": True,
     "worker_prefetch_multiplier": 1,
     "worker_concurrency": 1,
@@ -40,10 +42,11 @@ _CONFIGURATION = {
 }
 
 
-def make_celery(settings: TrainerSettings) -> Celery:
-    """The worker's application. It waits for Redis as long as it takes."""
+def make_celery(settings: TrainerSettings, device_classes: Sequence[str] = ()) -> Celery:
+    """A worker's application, for these device classes. It waits for Redis however long."""
     celery = Celery("elite.trainer", broker=_broker_url(settings.redis_url))
     celery.conf.update(_CONFIGURATION)
+    celery.conf.task_queues = [Queue(queue_name(name)) for name in device_classes]
     celery.conf.broker_transport_options = {"visibility_timeout": VISIBILITY_TIMEOUT_SECONDS}
     return celery
 
@@ -60,10 +63,11 @@ class RunQueue:
             "max_retries": 0,
         }
 
-    async def send(self, run_id: str) -> None:
+    async def send(self, run_id: str, device_class: str) -> None:
         """Queues a run. Raises `kombu.exceptions.OperationalError` when Redis is away."""
+        queue = queue_name(device_class)
         await asyncio.to_thread(
-            self._celery.send_task, TASK_NAME, args=[run_id], queue=QUEUE_NAME, retry=False
+            self._celery.send_task, TASK_NAME, args=[run_id], queue=queue, retry=False
         )
 
     def close(self) -> None:

@@ -47,6 +47,7 @@ def new_record_fields(
         "created_at": created_milliseconds,
         "progress": run.progress.SerializeToString(),
         "detail": run.status_detail,
+        "device_class": run.device_class,
     }
 
 
@@ -60,6 +61,9 @@ def record_from_fields(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord:
         attempt_count=_number(fields, b"attempt_count"),
         worker_name=_text(fields, b"worker_name"),
         cancel_requested=_text(fields, b"cancel_requested") == "1",
+        pause_requested=_text(fields, b"pause_requested") == "1",
+        replan_count=_number(fields, b"replan_count"),
+        device_class=_text(fields, b"device_class"),
         status_detail=_text(fields, b"detail"),
     )
     parts: dict[bytes, Message] = {b"spec": run.spec, b"progress": run.progress}

@@ -8,8 +8,8 @@ from __future__ import annotations
 # Records a new run. Answers with the id of the run that the request_id belongs to (this one or an
 # earlier one), or with '' when the run id is taken.
 CREATE = """
-local request, run, events, all_runs, state_index, waiting, unsent = unpack(KEYS)
-local run_id, request_id, now, stream_length, event = unpack(ARGV, 1, 5)
+local request, run, events, all_runs, state_index, waiting, unsent, ready, classes = unpack(KEYS)
+local run_id, request_id, now, stream_length, event, turn, class = unpack(ARGV, 1, 7)
 if request_id ~= '' then
   local earlier = redis.call('GET', request)
   if earlier then return earlier end
@@ -20,11 +20,13 @@ if redis.call('EXISTS', run) == 1 then
   return ''
 end
 if request_id ~= '' then redis.call('SET', request, run_id) end
-redis.call('HSET', run, unpack(ARGV, 6))
+redis.call('HSET', run, unpack(ARGV, 8))
 redis.call('ZADD', all_runs, 0, run_id)
 redis.call('ZADD', state_index, 0, run_id)
 redis.call('ZADD', waiting, now, run_id)
 redis.call('ZADD', unsent, now, run_id)
+redis.call('ZADD', ready, turn, run_id)
+redis.call('SADD', classes, class)
 redis.call('XADD', events, 'MAXLEN', '~', stream_length, '*', 'event', event)
 return run_id
 """
@@ -33,20 +35,22 @@ return run_id
 # lease_rule: 'any'; 'free': nobody may hold the lease; 'mine': the record must name the owner.
 # A run that comes to RUNNING gets the lease, any other loses it.
 TRANSITION = """
-local run, events, lease, waiting, unsent, old_index, new_index = unpack(KEYS)
+local run, events, lease, waiting, unsent, ready, old_index, new_index = unpack(KEYS)
 local run_id, version, now, stream_length, event = unpack(ARGV, 1, 5)
-local lease_rule, owner, lease_milliseconds, is_waiting, is_unsent = unpack(ARGV, 6, 10)
+local lease_rule, owner, lease_milliseconds, is_waiting, is_unsent, turn = unpack(ARGV, 6, 11)
 if redis.call('HGET', run, 'version') ~= version then return 'stale' end
 if lease_rule == 'free' and redis.call('EXISTS', lease) == 1 then return 'leased' end
 if lease_rule == 'mine' and redis.call('HGET', run, 'owner') ~= owner then return 'lost' end
-redis.call('HSET', run, unpack(ARGV, 11))
+redis.call('HSET', run, unpack(ARGV, 12))
 redis.call('HINCRBY', run, 'version', 1)
 redis.call('ZREM', old_index, run_id)
 redis.call('ZADD', new_index, 0, run_id)
 if is_waiting == '1' then
   redis.call('ZADD', waiting, 'NX', now, run_id)
+  redis.call('ZADD', ready, turn, run_id)
 else
   redis.call('ZREM', waiting, run_id)
+  redis.call('ZREM', ready, run_id)
 end
 if is_unsent == '1' then
   redis.call('ZADD', unsent, now, run_id)
@@ -62,11 +66,11 @@ redis.call('XADD', events, 'MAXLEN', '~', stream_length, '*', 'event', event)
 return 'done'
 """
 
-# Asks the worker of a running run to end it.
-REQUEST_CANCEL = """
+# Asks the worker of a running run to end or to pause it, by setting a flag.
+REQUEST = """
 local run = KEYS[1]
 if redis.call('HGET', run, 'version') ~= ARGV[1] then return 'stale' end
-redis.call('HSET', run, 'cancel_requested', '1', 'detail', ARGV[2])
+redis.call('HSET', run, ARGV[2], '1', 'detail', ARGV[3])
 redis.call('HINCRBY', run, 'version', 1)
 return 'done'
 """
@@ -76,11 +80,13 @@ return 'done'
 RENEW = """
 local run, lease = unpack(KEYS)
 local owner, lease_milliseconds = unpack(ARGV)
-local state, holder, cancel = unpack(redis.call('HMGET', run, 'state', 'owner', 'cancel_requested'))
+local state, holder, cancel, pause = unpack(
+  redis.call('HMGET', run, 'state', 'owner', 'cancel_requested', 'pause_requested'))
 local held = redis.call('GET', lease)
 if state ~= 'running' or holder ~= owner or (held and held ~= owner) then return 'lost' end
 redis.call('SET', lease, owner, 'PX', lease_milliseconds)
 if cancel == '1' then return 'cancel' end
+if pause == '1' then return 'pause' end
 return 'held'
 """
 
@@ -109,12 +115,15 @@ redis.call('HSET', run, 'event_sequence', stored, 'progress', progress)
 return 'held'
 """
 
-# Notes that a worker is alive, by the clock of Redis, and forgets those gone for a day.
+# Notes in several places that a worker is alive, by the clock of Redis, and forgets those gone for
+# a day.
 HEARTBEAT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 86400000)
+for _, key in ipairs(KEYS) do
+  redis.call('ZADD', key, now, ARGV[1])
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now - 86400000)
+end
 return now
 """
 

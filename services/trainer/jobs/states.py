@@ -2,10 +2,11 @@
 
     PENDING -> PLANNED -> RUNNING -> SUCCEEDED | FAILED | CANCELLED
                             ^  |
-                            |  v           a drained or lost worker, or ResumeRun of a
-                          RESUMING         failed or cancelled run
+                            |  v           a drained or lost worker, a new plan, or ResumeRun of a
+                          RESUMING         paused, failed or cancelled run
 
-PENDING is recorded and not yet queued; PLANNED and RESUMING wait in the queue.
+PENDING is recorded and not yet queued; PLANNED and RESUMING wait in the queue. Any run that has not
+ended may be PAUSED, and then waits for ResumeRun.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ RESUMING = trainer_pb2.RUN_STATE_RESUMING
 SUCCEEDED = trainer_pb2.RUN_STATE_SUCCEEDED
 FAILED = trainer_pb2.RUN_STATE_FAILED
 CANCELLED = trainer_pb2.RUN_STATE_CANCELLED
+PAUSED = trainer_pb2.RUN_STATE_PAUSED
 
-ALL_STATES = (PENDING, PLANNED, RUNNING, RESUMING, SUCCEEDED, FAILED, CANCELLED)
+ALL_STATES = (PENDING, PLANNED, RUNNING, RESUMING, PAUSED, SUCCEEDED, FAILED, CANCELLED)
 WAITING_STATES = frozenset({PENDING, PLANNED, RESUMING})
 TERMINAL_STATES = frozenset({SUCCEEDED, FAILED, CANCELLED})
-RESUMABLE_STATES = frozenset({FAILED, CANCELLED})
+RESUMABLE_STATES = frozenset({PAUSED, FAILED, CANCELLED})
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    PENDING: frozenset({PLANNED, CANCELLED}),
-    PLANNED: frozenset({RUNNING, CANCELLED}),
-    RUNNING: frozenset({SUCCEEDED, FAILED, CANCELLED, RESUMING}),
-    RESUMING: frozenset({RUNNING, FAILED, CANCELLED}),
+    PENDING: frozenset({PLANNED, PAUSED, CANCELLED}),
+    PLANNED: frozenset({RUNNING, PAUSED, CANCELLED}),
+    RUNNING: frozenset({SUCCEEDED, FAILED, CANCELLED, PAUSED, RESUMING}),
+    RESUMING: frozenset({RUNNING, FAILED, PAUSED, CANCELLED}),
+    PAUSED: frozenset({RESUMING, CANCELLED}),
     SUCCEEDED: frozenset(),
     FAILED: frozenset({RESUMING}),
     CANCELLED: frozenset({RESUMING}),

@@ -36,6 +36,10 @@ from services.trainer.jobs.states import (
     state_of,
 )
 
+_HIGHEST_PRIORITY = 9
+# In the year 2286.
+_LATEST_MILLISECONDS = 10**13
+
 
 @dataclass(frozen=True)
 class Transition:
@@ -66,7 +70,7 @@ class RunStore:
         self._stream_length = event_stream_length
         self._create = client.register_script(scripts.CREATE)
         self._transition = client.register_script(scripts.TRANSITION)
-        self._request_cancel = client.register_script(scripts.REQUEST_CANCEL)
+        self._request = client.register_script(scripts.REQUEST)
         self._release = client.register_script(scripts.RELEASE)
 
     async def create(self, run: trainer_pb2.Run, fingerprint: str) -> str | None:
@@ -85,6 +89,8 @@ class RunStore:
                 keys.state_key(run.state),
                 keys.WAITING,
                 keys.UNSENT,
+                keys.ready_key(run.device_class),
+                keys.DEVICE_CLASSES,
             ],
             args=[
                 run.run_id,
@@ -92,6 +98,8 @@ class RunStore:
                 now,
                 self._stream_length,
                 _state_event(run.run_id, now, trainer_pb2.RUN_STATE_UNSPECIFIED, run.state, ""),
+                turn(run.spec.priority, now),
+                run.device_class,
                 *_flat(fields),
             ],
         )
@@ -170,6 +178,7 @@ class RunStore:
                 keys.lease_key(run_id),
                 keys.WAITING,
                 keys.UNSENT,
+                keys.ready_key(record.run.device_class),
                 keys.state_key(state),
                 keys.state_key(step.target),
             ],
@@ -195,15 +204,24 @@ class RunStore:
             lease_milliseconds,
             int(step.target in WAITING_STATES),
             int(step.unsent),
+            turn(record.run.spec.priority, record.run.created_at.ToMilliseconds()),
             *_flat(fields),
         ]
 
-    async def request_cancel(self, record: RunRecord, detail: str) -> None:
+    async def request(
+        self, record: RunRecord, flag: Literal["cancel_requested", "pause_requested"], detail: str
+    ) -> None:
         """Sets the flag its worker polls. Raises `StaleRecordError`."""
-        arguments = [record.version, detail]
-        _raise_unless_done(
-            await self._request_cancel(keys=[keys.run_key(record.run_id)], args=arguments)
-        )
+        arguments = [record.version, flag, detail]
+        _raise_unless_done(await self._request(keys=[keys.run_key(record.run_id)], args=arguments))
+
+    async def next_ready(self, device_classes: Sequence[str]) -> str:
+        """The waiting run whose turn it is among those of the classes; "" without one."""
+        pipeline = self._client.pipeline(transaction=False)
+        for name in device_classes:
+            pipeline.zrange(keys.ready_key(name), 0, 0, withscores=True)
+        first = [(turn, run_id) for found in await pipeline.execute() for run_id, turn in found]
+        return min(first)[1].decode() if first else ""
 
     async def mark_sent(self, run_id: str) -> None:
         """Notes that the run has its queue message."""
@@ -217,6 +235,11 @@ class RunStore:
     async def release(self, run_id: str, dead_owner: str) -> None:
         """Ends the lease if this owner, known to be dead, still holds it."""
         await self._release(keys=[keys.lease_key(run_id)], args=[dead_owner])
+
+
+def turn(priority: int, created_milliseconds: int) -> int:
+    """Whoever has the lowest is next: the highest priority, then the oldest. Exact in a double."""
+    return (_HIGHEST_PRIORITY - priority) * _LATEST_MILLISECONDS + created_milliseconds
 
 
 def now_milliseconds() -> int:

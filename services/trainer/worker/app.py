@@ -25,7 +25,7 @@ from services.trainer.worker.tasks import run_training, worker_metrics
 logger = logging.getLogger("elite.trainer.worker")
 
 settings = TrainerWorkerSettings()
-app = make_celery(settings.trainer)
+app = make_celery(settings.trainer, settings.device_classes)
 
 _presence: list[Presence] = []
 

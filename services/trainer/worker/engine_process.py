@@ -91,6 +91,11 @@ class EngineProcess:
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGTERM)
 
+    def dump_stacks(self) -> None:
+        """Asks for the stacks of all its threads, in its log."""
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGUSR1)
+
     def kill(self) -> None:
         """SIGKILL to the whole group. Safe while the engine is not reaped: its id is taken."""
         with suppress(ProcessLookupError):

@@ -26,8 +26,11 @@ class StopReason(Enum):
 
     NONE = 0
     DRAIN = 1
-    CANCEL = 2
-    LEASE_LOST = 3
+    PAUSE = 2
+    DEADLINE = 3
+    STALL = 4
+    CANCEL = 5
+    LEASE_LOST = 6
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class Presence:
     def __init__(self, settings: TrainerWorkerSettings, worker_name: str) -> None:
         self._fleet = FleetReporter(blocking_client(settings.trainer), settings.trainer)
         self._pause_seconds = settings.heartbeat_seconds
-        self._worker_name = worker_name
+        self._worker_name, self._device_classes = worker_name, settings.device_classes
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
@@ -41,6 +41,6 @@ class Presence:
     def _tell(self, what: object) -> None:
         assert callable(what)
         try:
-            what(self._worker_name)
+            what(self._worker_name, self._device_classes)
         except redis.RedisError as error:
             logger.warning("no heartbeat", extra={"error": str(error)})

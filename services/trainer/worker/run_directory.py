@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from elite.trainer.v1 import trainer_pb2
+from services.trainer.jobs.fence import Fence
 
 
 class RunDirectory:
@@ -17,6 +18,7 @@ class RunDirectory:
 
     def __init__(self, runs_directory: Path, run_id: str) -> None:
         self.path = runs_directory.absolute() / run_id
+        self._token = 0
         self.plan_path = self.path / "plan.json"
         self.spec_path = self.path / "spec.json"
         self.log_path = self.path / "engine.log"
@@ -24,9 +26,11 @@ class RunDirectory:
     def prepare(self, run: trainer_pb2.Run) -> int:
         """Writes plan and spec and opens a new section of the log; returns its offset in bytes.
 
-        Raises `OSError`.
+        From here on no earlier attempt may write. Raises `OSError`, and `SupersededError` when
+        there is a later one.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._token = run.attempt_count
+        Fence(self.path, self._token).take()
         _write_whole(self.plan_path, run.spec.plan)
         spec = trainer_pb2.RunSpec()
         spec.CopyFrom(run.spec)
@@ -43,7 +47,7 @@ class RunDirectory:
     def engine_arguments(self) -> list[str]:
         """The engine's command line after its program."""
         arguments = ["--plan", str(self.plan_path), "--spec", str(self.spec_path)]
-        arguments += ["--run-directory", str(self.path)]
+        arguments += ["--run-directory", str(self.path), "--fencing-token", str(self._token)]
         return [*arguments, "--resume"] if self.has_checkpoint() else arguments
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from services.trainer.jobs.device_classes import class_of_name, device_classes_here
 from services.trainer.settings import TrainerSettings
 
 
@@ -31,6 +32,17 @@ class TrainerWorkerSettings(BaseSettings):
         description="the engine, as a shell would split it; lets operators wrap it, as in "
         "'numactl -N 0 python -m services.trainer.engine'",
     )
+    device_classes: Annotated[tuple[str, ...], NoDecode] = Field(
+        default_factory=device_classes_here,
+        description="kinds of device this worker runs plans for, separated by ','; by default "
+        "'cpu' and the GPUs that the driver names, as in 'nvidia-h200'",
+    )
+    profiler_address: str = Field(
+        default="", description="profiler of this machine, to compare plans with; empty: none"
+    )
+    maximum_replans: int = Field(
+        default=3, ge=0, description="how often a run's plan is replaced by a more frugal one"
+    )
     maximum_deliveries: int = Field(
         default=3,
         ge=1,
@@ -48,6 +60,12 @@ class TrainerWorkerSettings(BaseSettings):
         ge=0,
         description="from SIGTERM to SIGKILL for an engine whose worker shuts down",
     )
+    stall_seconds: float = Field(
+        default=1800.0,
+        gt=0,
+        description="an engine that says nothing for so long, and three times what the plan says "
+        "its steps take at most, hangs",
+    )
     store_outage_seconds: float = Field(
         default=3600.0, ge=0, description="how long a run's end is kept while Redis is away"
     )
@@ -56,6 +74,19 @@ class TrainerWorkerSettings(BaseSettings):
     )
     log_format: Literal["json", "text"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("device_classes", mode="before")
+    @classmethod
+    def _split_classes(cls, value: object) -> object:
+        return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
+
+    @field_validator("device_classes")
+    @classmethod
+    def _named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [name for name in value if class_of_name(name) != name or not name]
+        if wrong or not value:
+            raise ValueError(f"name device classes like 'cpu' or 'nvidia-h200', not {wrong}")
+        return value
 
     @field_validator("engine_command", mode="before")
     @classmethod

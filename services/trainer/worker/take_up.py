@@ -1,4 +1,8 @@
-"""Decides whether a queue message is this worker's to act on, and takes the run's lease."""
+"""Decides which run a queue message makes this worker take up, and takes the run's lease.
+
+There is a message for every run that waits, and any of them stands for the run whose turn it is: so
+a run of a higher priority overtakes, and messages of runs that were cancelled do no harm.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,12 @@ from services.trainer.jobs.records import Field, RunRecord
 from services.trainer.jobs.states import (
     CANCELLED,
     FAILED,
+    PAUSED,
     PENDING,
     PLANNED,
     RESUMING,
     RUNNING,
-    TERMINAL_STATES,
+    WAITING_STATES,
     state_name,
 )
 from services.trainer.jobs.store import RunStore, Transition, now_milliseconds
@@ -33,20 +38,34 @@ class _NotForUsError(Exception):
 async def take_up(
     store: RunStore, run_id: str, settings: TrainerWorkerSettings
 ) -> RunRecord | None:
-    """Makes the run RUNNING under a lease of this process; None when there is nothing to do.
+    """Makes a run RUNNING under a lease of this process; None when there is nothing to do.
 
-    That is: the run is unknown, has ended, is another worker's, or has been taken up too often,
-    which makes it FAILED here.
+    That is the message's own run if its worker has died, else the one whose turn it is. Nothing is
+    to do when no run waits, or when it was taken up too often, which makes it FAILED here.
     """
+    left_alone: set[str] = set()
+    while (wanted := await _whose_turn(store, run_id, settings)) not in left_alone:
+        try:
+            return await _walk_to_running(store, wanted, settings)
+        except StaleRecordError:
+            continue
+        except (RunNotFoundError, LeasedError, _NotForUsError) as error:
+            logger.info("leaving run alone", extra={"run_id": wanted, "reason": str(error)})
+            left_alone.add(wanted)
+    return None
+
+
+async def _whose_turn(store: RunStore, run_id: str, settings: TrainerWorkerSettings) -> str:
     try:
-        while True:
-            try:
-                return await _walk_to_running(store, run_id, settings)
-            except StaleRecordError:
-                continue
-    except (RunNotFoundError, LeasedError, _NotForUsError) as error:
-        logger.info("leaving run alone", extra={"run_id": run_id, "reason": str(error)})
-        return None
+        record = await store.get(run_id)
+    except RunNotFoundError:
+        pass
+    else:
+        holder = await store.lease_owner(run_id)
+        is_lost = not holder or holder == lease_owner() or is_dead_sibling(holder)
+        if record.run.state == RUNNING and is_lost:
+            return run_id
+    return await store.next_ready(settings.device_classes) or run_id
 
 
 async def _walk_to_running(
@@ -54,7 +73,7 @@ async def _walk_to_running(
 ) -> RunRecord:
     while True:
         record = await store.get(run_id)
-        if record.run.state in TERMINAL_STATES:
+        if record.run.state not in WAITING_STATES | {RUNNING}:
             raise _NotForUsError(f"it is {state_name(record.run.state)}")
         await _free_lease(store, run_id)
         step = _next_step(record, settings)
@@ -84,6 +103,8 @@ def _next_step(record: RunRecord, settings: TrainerWorkerSettings) -> Transition
         lost = f"worker {run.worker_name} was lost"
         if run.cancel_requested:
             return Transition(CANCELLED, f"cancelled; {lost}", lease="free")
+        if run.pause_requested:
+            return Transition(PAUSED, f"paused; {lost}", {"pause_requested": "0"}, lease="free")
         if too_often:
             return _give_up(record, settings, lost)
         return Transition(RESUMING, lost, lease="free")
@@ -117,7 +138,7 @@ def _give_up(record: RunRecord, settings: TrainerWorkerSettings, last: str) -> T
     directory = RunDirectory(settings.trainer.runs_directory, record.run_id)
     message = f"taken up {record.delivery_count} times and never came to an end; last: {last}"
     error = trainer_pb2.RunError(
-        cause=trainer_pb2.FAILURE_CAUSE_KILLED,
+        cause=record.run.error.cause or trainer_pb2.FAILURE_CAUSE_KILLED,
         message=message,
         stderr_tail=log_tail(directory.log_path, 0),
     )

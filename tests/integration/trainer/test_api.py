@@ -12,7 +12,7 @@ import pytest
 
 from elite.trainer.v1 import trainer_pb2
 from services.trainer.jobs import keys
-from services.trainer.jobs.keys import QUEUE_NAME
+from services.trainer.jobs.keys import queue_name
 from tests.support.refusals import refused
 from tests.support.run_specs import a_spec
 from tests.support.trainer_stack import TrainerStack, wait_until
@@ -25,7 +25,7 @@ SUCCEEDED = trainer_pb2.RUN_STATE_SUCCEEDED
 
 def recorded_and_queued(stack: TrainerStack) -> tuple[int, int]:
     with stack.valkey.client() as client:
-        return client.zcard(keys.ALL_RUNS), client.llen(QUEUE_NAME)
+        return client.zcard(keys.ALL_RUNS), client.llen(queue_name("cpu"))
 
 
 def test_same_request_id_gives_the_same_run_even_when_calls_race(api: TrainerStack) -> None:
@@ -115,7 +115,7 @@ def test_only_an_ended_run_is_resumed(api: TrainerStack) -> None:
     run = api.stub.ResumeRun(request).run
     assert run.state == trainer_pb2.RUN_STATE_RESUMING
     assert not run.HasField("finished_at")
-    assert run.status_detail == "waiting: no worker is connected"
+    assert run.status_detail == "waiting: no worker for cpu is connected"
     with pytest.raises(grpc.RpcError) as caught:
         api.stub.ResumeRun(request)
     assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION

@@ -28,7 +28,7 @@ PLANNED = trainer_pb2.RUN_STATE_PLANNED
 def everything_stored(stack: TrainerStack) -> tuple[int, int, list[str]]:
     with stack.valkey.client() as client:
         run_folders = os.listdir(stack.runs_directory) if stack.runs_directory.exists() else []
-        return client.zcard(keys.ALL_RUNS), client.llen(keys.QUEUE_NAME), run_folders
+        return client.zcard(keys.ALL_RUNS), client.llen(keys.queue_name("cpu")), run_folders
 
 
 def model_folder(stack: TrainerStack, name: str, **changes: object) -> Path:

@@ -196,4 +196,4 @@ def test_a_worker_that_leaves_is_not_counted(lonely_trainer: TrainerStack) -> No
     worker = stack.start_worker()
     assert worker.terminate() == 0
     assert not worker.is_present
-    assert stack.get(stack.create()).status_detail == "waiting: no worker is connected"
+    assert stack.get(stack.create()).status_detail == "waiting: no worker for cpu is connected"

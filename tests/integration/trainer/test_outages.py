@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from elite.trainer.v1 import trainer_pb2
-from services.trainer.jobs.keys import QUEUE_NAME, lease_key, run_key
+from services.trainer.jobs.keys import lease_key, queue_name, run_key
 from services.trainer.jobs.queue import RunQueue
 from tests.support.run_specs import a_spec
 from tests.support.trainer_stack import TrainerStack, is_alive, wait_until
@@ -53,7 +53,7 @@ def test_run_waits_visibly_until_a_worker_comes(lonely_trainer: TrainerStack) ->
     stack = lonely_trainer
     first, second = stack.create(), stack.create()
     assert stack.get(first).state == PLANNED
-    assert stack.get(first).status_detail == "waiting: no worker is connected"
+    assert stack.get(first).status_detail == "waiting: no worker for cpu is connected"
     stack.start_worker()
     assert stack.wait_for(first, SUCCEEDED, FAILED).state == SUCCEEDED
     assert stack.wait_for(second, SUCCEEDED, FAILED).state == SUCCEEDED
@@ -171,7 +171,9 @@ def test_drained_worker_hands_the_run_to_the_next(lonely_trainer: TrainerStack) 
     assert first.terminate() == 0
     run = stack.get(run_id)
     assert run.state == RESUMING
-    assert run.status_detail == "waiting: no worker is connected (worker worker0@test shut down)"
+    assert run.status_detail == (
+        "waiting: no worker for cpu is connected (worker worker0@test shut down)"
+    )
 
     stack.start_worker()
     run = stack.wait_for(run_id, SUCCEEDED, FAILED)
@@ -276,13 +278,13 @@ async def test_duplicate_deliveries_are_dropped(lonely_trainer: TrainerStack) ->
     stack.wait_for_steps(run_id, 1)
     queue = RunQueue(stack.shared_settings())
     for _ in range(3):
-        await queue.send(run_id)
+        await queue.send(run_id, "cpu")
     run = stack.wait_for(run_id, SUCCEEDED, FAILED)
-    await queue.send(run_id)
-    await queue.send("20200101-000000-000bbbb")
+    await queue.send(run_id, "cpu")
+    await queue.send("20200101-000000-000bbbb", "cpu")
     queue.close()
     with stack.valkey.client() as client:
-        wait_until(lambda: client.llen(QUEUE_NAME) == 0, "an empty queue")
+        wait_until(lambda: client.llen(queue_name("cpu")) == 0, "an empty queue")
         wait_until(lambda: client.hlen("unacked") == 0, "all messages acknowledged")
     assert (run.state, run.attempt_count) == (SUCCEEDED, 1)
     assert stack.get(run_id).state == SUCCEEDED
@@ -293,7 +295,7 @@ def test_lost_queue_message_is_sent_again(lonely_trainer: TrainerStack) -> None:
     stack = lonely_trainer
     run_id = stack.create()
     with stack.valkey.client() as client:
-        assert client.delete(QUEUE_NAME) == 1
+        assert client.delete(queue_name("cpu")) == 1
     stack.start_worker()
     assert stack.wait_for(run_id, SUCCEEDED, FAILED).state == SUCCEEDED
 

@@ -57,7 +57,6 @@ def test_several_runs_run_one_after_another(trainer: TrainerStack) -> None:
         ("engine_failed=BAD_DATA", trainer_pb2.FAILURE_CAUSE_BAD_DATA, "failed as told"),
         ("crash", trainer_pb2.FAILURE_CAUSE_INTERNAL, "exited with status 1"),
         ("exit=0", trainer_pb2.FAILURE_CAUSE_INTERNAL, "without saving an adapter"),
-        ("sigkill", trainer_pb2.FAILURE_CAUSE_KILLED, "SIGKILL"),
         ("sigsegv", trainer_pb2.FAILURE_CAUSE_INTERNAL, "SIGSEGV"),
     ],
 )
@@ -72,6 +71,17 @@ def test_failing_engine_fails_the_run_with_its_cause(
     assert text in run.error.message
     assert "fake engine: what it says on stderr" in run.error.stderr_tail
     assert run.attempt_count == 1
+
+
+def test_an_engine_killed_from_outside_is_started_again_but_not_for_ever(
+    trainer: TrainerStack,
+) -> None:
+    run = trainer.wait_for(trainer.create("sigkill"), SUCCEEDED, FAILED)
+    assert (run.state, run.error.cause) == (FAILED, trainer_pb2.FAILURE_CAUSE_KILLED)
+    assert run.attempt_count == 3
+    assert "taken up 3 times" in run.error.message
+    assert "SIGKILL" in run.error.message
+    assert "fake engine: what it says on stderr" in run.error.stderr_tail
 
 
 def test_crash_keeps_the_traceback(trainer: TrainerStack) -> None:

@@ -267,15 +267,22 @@ async def test_batch_sent_twice_is_stored_once(valkey: Valkey) -> None:
         assert await client.xlen(keys.events_key(run_id)) == before + 3
 
 
-async def test_cancel_flag_reaches_the_owner(valkey: Valkey) -> None:
+@pytest.mark.parametrize(
+    ("flag", "status"),
+    [
+        ("pause_requested", LeaseStatus.PAUSE_REQUESTED),
+        ("cancel_requested", LeaseStatus.CANCEL_REQUESTED),
+    ],
+)
+async def test_a_wish_reaches_the_owner(valkey: Valkey, flag: Any, status: LeaseStatus) -> None:
     async with open_store(valkey) as (store, client):
         run_id = await a_run(store, PLANNED, RUNNING)
         lease = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
         record = await store.get(run_id)
-        await store.request_cancel(record, "cancel requested")
+        await store.request(record, flag, "as asked")
         with pytest.raises(StaleRecordError):
-            await store.request_cancel(record, "cancel requested")
-        assert await lease.renew() is LeaseStatus.CANCEL_REQUESTED
+            await store.request(record, flag, "as asked")
+        assert await lease.renew() is status
 
 
 async def test_cursor_of_no_event_reads_from_the_oldest_kept(valkey: Valkey) -> None:

@@ -74,7 +74,7 @@ def test_nothing_is_replaced_without_leave(tmp_path: Path) -> None:
     fence = Fence(tmp_path, 1)
     Fence(tmp_path, 2).take()
     with pytest.raises(SupersededError, match="attempt 2 by now; this is attempt 1"):
-        replace_folder(tmp_path / "x", lambda folder: None, fence.held)
+        replace_folder(tmp_path / "x", write, fence.held)
     verify_folder(tmp_path / "x")
     assert not list(tmp_path.glob("*.tmp-*"))
 

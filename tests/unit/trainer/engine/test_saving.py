@@ -35,8 +35,8 @@ def a_specification(executor: Any = planner_pb2.EXECUTOR_STREAMING, **training: 
 def a_saver(clock: Clock, **training: Any) -> RunSaver:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.0)
     return RunSaver(
-        a_specification(**training), CheckpointStore(Fence(Path("unused"), 0)), EventEmitter(1), None,
-        optimizer, IDENTITY, Position(0, 1.0), clock=clock,
+        a_specification(**training), CheckpointStore(Fence(Path("unused"), 0)), EventEmitter(1),
+        None, optimizer, IDENTITY, Position(0, 1.0), clock=clock,
     )  # fmt: skip
 
 

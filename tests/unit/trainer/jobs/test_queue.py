@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from services.trainer.jobs.keys import QUEUE_NAME
 from services.trainer.jobs.queue import make_celery
 from services.trainer.settings import TrainerSettings
 
 
 def test_messages_are_kept_until_the_run_is_done_and_never_unpickled() -> None:
-    configuration = make_celery(TrainerSettings()).conf
+    configuration = make_celery(TrainerSettings(), ["cpu", "nvidia-l4"]).conf
     assert configuration.task_acks_late
     assert configuration.task_reject_on_worker_lost
     assert configuration.worker_prefetch_multiplier == 1
@@ -20,7 +19,8 @@ def test_messages_are_kept_until_the_run_is_done_and_never_unpickled() -> None:
     assert not configuration.worker_cancel_long_running_tasks_on_connection_loss
     assert configuration.broker_connection_retry_on_startup
     assert configuration.broker_connection_max_retries is None
-    assert configuration.task_default_queue == QUEUE_NAME
+    consumed = [queue.name for queue in configuration.task_queues]
+    assert consumed == ["elite.trainer.runs.cpu", "elite.trainer.runs.nvidia-l4"]
     assert configuration.broker_transport_options["visibility_timeout"] > 30 * 24 * 3600
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from services.trainer.jobs.states import (
     ALL_STATES,
+    PAUSED,
     PENDING,
     RESUMABLE_STATES,
     RUNNING,
@@ -36,12 +37,20 @@ def test_every_state_can_be_reached_and_left_for_an_end() -> None:
 
 
 def test_only_what_is_resumable_leaves_an_end() -> None:
-    assert {state for state in TERMINAL_STATES if TRANSITIONS[state]} == RESUMABLE_STATES
+    left = {state for state in TERMINAL_STATES if TRANSITIONS[state]}
+    assert left | {PAUSED} == RESUMABLE_STATES
     assert not TRANSITIONS[SUCCEEDED]
 
 
-def test_states_are_waiting_or_running_or_ended() -> None:
-    assert WAITING_STATES | TERMINAL_STATES | {RUNNING} == set(ALL_STATES)
+def test_whatever_has_not_ended_can_be_paused() -> None:
+    assert {state for state in ALL_STATES if may_become(state, PAUSED)} == WAITING_STATES | {
+        RUNNING
+    }
+    assert not may_become(PAUSED, RUNNING)
+
+
+def test_states_are_waiting_or_running_or_paused_or_ended() -> None:
+    assert WAITING_STATES | TERMINAL_STATES | {RUNNING, PAUSED} == set(ALL_STATES)
     assert not any(may_become(state, state) for state in ALL_STATES)
 
 

@@ -85,13 +85,15 @@ def test_run_directory_holds_plan_and_spec_as_the_engine_reads_them(tmp_path: Pa
     assert spec["data"] == {"path": "/data"}
     assert "plan" not in spec
     assert sorted(path.name for path in directory.path.iterdir()) == [
+        ".fencing-lock",
+        ".fencing-token",
         "engine.log",
         "plan.json",
         "spec.json",
     ]
     assert "--resume" not in directory.engine_arguments()
     (directory.path / "checkpoints" / "step-00000001").mkdir(parents=True)
-    assert directory.engine_arguments()[-1] == "--resume"
+    assert directory.engine_arguments()[-3:] == ["--fencing-token", "1", "--resume"]
     directory.prepare(run)
     assert directory.log_path.read_text().count("--- attempt 1") == 2
 
