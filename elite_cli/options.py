@@ -53,6 +53,9 @@ HostRam = Annotated[
         show_default=False,
     ),
 ]
+GpuRam = Annotated[
+    str, typer.Option(help="Device memory the run may take, as in 6GiB.", show_default=False)
+]
 DiskSize = Annotated[
     str, typer.Option("--disk", help="Scratch disk the run may take.", show_default=False)
 ]
@@ -243,6 +246,7 @@ class MachineOptions:
     """The machine"""
 
     gpu: Gpu = ""
+    gpu_ram: GpuRam = ""
     host_ram: HostRam = ""
     disk: DiskSize = ""
     headroom: Headroom = None
@@ -295,6 +299,7 @@ OPTION_OF_FIELD = {
     "machine.hypothetical.gpu_id": "--gpu",
     "machine.hypothetical.host_memory_bytes": "--host-ram",
     "machine.hypothetical.disk_free_bytes": "--disk",
+    "constraints.gpu_memory_bytes": "--gpu-ram",
     "constraints.host_memory_bytes": "--host-ram",
     "constraints.disk_bytes": "--disk",
     "constraints.max_step_seconds": "--max-step-seconds",

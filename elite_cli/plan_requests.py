@@ -57,6 +57,7 @@ def constraints(options: PlanOptions, *, given_host: bool) -> planner_pb2.Constr
         tier=choice.tier or 0,
         allowed_lossy_ids=choice.allow or (),
         forbidden_lossy_ids=choice.forbid or (),
+        gpu_memory_bytes=size(machine.gpu_ram, "--gpu-ram"),
     )
     if limits.max_step_seconds:
         message.max_step_seconds = parse_duration(limits.max_step_seconds, "--max-step-seconds")

@@ -80,6 +80,7 @@ def read_constraints(
         raise invalid_field("constraints.max_run_seconds", problem, "give schedule.steps or epochs")
     has_headroom = message.HasField("headroom_fraction")
     return Constraints(
+        gpu_memory_bytes=message.gpu_memory_bytes,
         host_memory_bytes=message.host_memory_bytes,
         disk_bytes=message.disk_bytes,
         max_step_seconds=message.max_step_seconds,

@@ -33,6 +33,8 @@ from services.planner.remedies import (
 from services.planner.schedule import Schedule
 
 DEFAULT_HEADROOM = 0.12
+# A long ladder is judged in parts that a processor's cache can hold.
+_TIERS_AT_ONCE = 64
 # What a shortfall weighs against where no disk was named.
 _USUAL_DISK_BYTES = 10**12
 
@@ -41,6 +43,7 @@ _USUAL_DISK_BYTES = 10**12
 class Constraints:
     """What the caller limits. 0 stands for no limit, tier 0 for the planner's choice."""
 
+    gpu_memory_bytes: int = 0
     host_memory_bytes: int = 0
     disk_bytes: int = 0
     max_step_seconds: float = 0.0
@@ -121,7 +124,8 @@ class Result:
 def budget_for(machine: Machine, constraints: Constraints) -> Budget:
     """Safe figures under the constraints, less the headroom."""
     host_safe = _smaller(machine.host_safe_bytes, constraints.host_memory_bytes)
-    gpu_safe = min(machine.gpu_safe_bytes, host_safe if machine.shared_memory else 2**63)
+    shared = host_safe if machine.shared_memory else 2**63
+    gpu_safe = min(machine.gpu_safe_bytes, constraints.gpu_memory_bytes or 2**63, shared)
     usable = 1.0 - constraints.headroom_fraction
     return Budget(
         gpu_bytes=int(gpu_safe * usable),
@@ -178,9 +182,12 @@ class Search:
 
     def judge_all(self, ladder: Sequence[Tier]) -> tuple[Verdict, ...]:
         """A verdict on every tier: the fastest set that fits, else what would make one fit."""
-        whole = [tier for tier in ladder if not self._model.reads_at_most(tier.tokens)]
-        windowed = [tier for tier in ladder if self._model.reads_at_most(tier.tokens)]
-        verdicts = (*self._judge(whole, resident=True), *self._judge(windowed, resident=False))
+        verdicts: list[Verdict] = []
+        for is_windowed in (False, True):
+            tiers = [t for t in ladder if self._model.reads_at_most(t.tokens) == is_windowed]
+            for begin in range(0, len(tiers), _TIERS_AT_ONCE):
+                block = tiers[begin : begin + _TIERS_AT_ONCE]
+                verdicts += self._judge(block, resident=not is_windowed)
         position = {tier.tier: index for index, tier in enumerate(ladder)}
         return tuple(sorted(verdicts, key=lambda verdict: position[verdict.tier.tier]))
 

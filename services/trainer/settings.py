@@ -45,6 +45,18 @@ class TrainerSettings(BaseSettings):
     event_stream_length: int = Field(
         default=10_000, ge=100, description="events kept per run, the newest (about)"
     )
+    run_retention_days: float = Field(
+        default=90.0,
+        ge=0,
+        description="so long after a run has ended its record, events and folder are removed, the "
+        "adapter too; 0: never",
+    )
+    checkpoint_retention_days: float = Field(
+        default=7.0,
+        ge=0,
+        description="so long after a run has ended its checkpoints are removed but for the newest "
+        "good one; 0: never",
+    )
     redis_connect_timeout_seconds: float = Field(default=1.0, gt=0)
     redis_timeout_seconds: float = Field(
         default=2.0, gt=0, description="longest wait for an answer of Redis"

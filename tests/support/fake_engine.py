@@ -93,11 +93,11 @@ class FakeEngine:
             cause = f"FAILURE_CAUSE_{self.orders['engine_failed']}"
             self.emit("engineFailed", cause=cause, message="failed as told")
             sys.exit(1)
-        if "most_bytes" in self.orders:
-            if int(self.plan["gpuMemory"]["totalBytes"]) > int(self.orders["most_bytes"]):
-                cause = "FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY"
-                self.emit("engineFailed", cause=cause, message="out of memory as told")
-                sys.exit(1)
+        planned_bytes = int(self.plan["gpuMemory"]["totalBytes"])
+        if planned_bytes > int(self.orders.get("most_bytes", planned_bytes)):
+            cause = "FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY"
+            self.emit("engineFailed", cause=cause, message="out of memory as told")
+            sys.exit(1)
         if "exit" in self.orders:
             sys.exit(int(self.orders["exit"]))
         if "hang" in self.orders or "stubborn" in self.orders:

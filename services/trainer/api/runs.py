@@ -89,7 +89,7 @@ class Runs:
         return runs
 
     async def cancel(self, run_id: str) -> trainer_pb2.Run:
-        """Ends a waiting or paused run at once, asks the worker of a running one, leaves an ended one."""
+        """Ends a run that no worker has, asks the worker of a running one, leaves an ended one."""
 
         def decide(record: RunRecord) -> Transition | None:
             if record.run.state not in WAITING_STATES | {PAUSED}:

@@ -23,6 +23,7 @@ from services.trainer.api.watch import watch_run
 from services.trainer.jobs.connection import async_client, store_errors
 from services.trainer.jobs.fleet import Fleet
 from services.trainer.jobs.queue import RunQueue
+from services.trainer.jobs.retention import Retention
 from services.trainer.jobs.store import RunStore
 
 SERVICE_NAME = "elite.trainer.v1.TrainerService"
@@ -38,7 +39,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self._queue = RunQueue(settings.trainer)
         fleet = Fleet(self._client, settings.trainer)
         self._runs = Runs(settings.trainer, self._store, self._queue, fleet)
-        self._sweep = Sweep(settings, self._store, fleet, self._runs)
+        retention = Retention(self._client, settings.trainer)
+        self._sweep = Sweep(settings, self._store, fleet, self._runs, retention)
         self._sweeping: asyncio.Task[None] | None = None
 
     async def CreateRun(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 import redis
 
@@ -20,23 +21,33 @@ from services.trainer.jobs.connection import is_unavailable
 from services.trainer.jobs.errors import LeasedError
 from services.trainer.jobs.fleet import Fleet
 from services.trainer.jobs.records import RunRecord
+from services.trainer.jobs.retention import Retention
 from services.trainer.jobs.states import CANCELLED, PAUSED, RESUMING, RUNNING
 from services.trainer.jobs.store import RunStore, Transition, now_milliseconds
 
 logger = logging.getLogger("elite.trainer.sweep")
+
+_PRUNE_INTERVAL_SECONDS = 600.0
 
 
 class Sweep:
     """The periodic look. `run` never ends; `once` is one look."""
 
     def __init__(
-        self, settings: TrainerApiSettings, store: RunStore, fleet: Fleet, runs: Runs
+        self,
+        settings: TrainerApiSettings,
+        store: RunStore,
+        fleet: Fleet,
+        runs: Runs,
+        retention: Retention,
     ) -> None:
         self._interval_seconds = settings.sweep_interval_seconds
         self._patience_milliseconds = int(settings.requeue_after_seconds * 1000)
         self._store = store
         self._fleet = fleet
         self._runs = runs
+        self._retention = retention
+        self._prune_at = time.monotonic()
         self._without_lease: set[str] = set()
 
     async def run(self) -> None:
@@ -59,6 +70,10 @@ class Sweep:
             await self._runs.enqueue(run_id)
             await self._fleet.touch_waiting(run_id, now_milliseconds())
         await self._free_abandoned()
+        if time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + _PRUNE_INTERVAL_SECONDS
+            if count := await self._retention.prune():
+                logger.info("removed runs that ended long ago", extra={"count": count})
 
     async def _overdue(self) -> list[str]:
         """Runs whose message was never sent, or cannot be in the queue: the queue is empty."""

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from elite.planner.v1 import planner_pb2
 from services.trainer.engine.adapters import read_adapter_weights, write_adapter_weights
-from services.trainer.engine.durable import (
+from services.trainer.engine.failures import BAD_DATA, INTERNAL, EngineError
+from services.trainer.engine.optimizer import optimizer_state, restore_optimizer_state
+from services.trainer.jobs.durable import (
     CorruptFolderError,
     remove_unfinished,
     replace_folder,
     verify_folder,
 )
-from services.trainer.engine.failures import BAD_DATA, INTERNAL, EngineError
-from services.trainer.engine.optimizer import optimizer_state, restore_optimizer_state
 from services.trainer.jobs.fence import Fence
 
 KEPT_CHECKPOINTS = 2

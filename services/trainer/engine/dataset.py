@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from services.trainer.engine.durable import cached_folder
 from services.trainer.engine.failures import BAD_DATA, BAD_MODEL, EngineError
 from services.trainer.jobs.corpus import Corpus, SkippedFile, SourceFile, why_not_text
+from services.trainer.jobs.durable import cached_folder
 
 # Text handed to the tokenizer at a time: enough for its threads, little for memory.
 BATCH_BYTES = 4 * 1024 * 1024

@@ -14,9 +14,9 @@ from transformers.utils import logging as transformers_logging
 
 from elite.planner.v1 import planner_pb2
 from services.trainer.engine.attention import ATTENTION_NAME, register_attention
-from services.trainer.engine.durable import cached_folder
 from services.trainer.engine.failures import BAD_MODEL, INTERNAL, EngineError, describe
 from services.trainer.engine.gguf_conversion import convert_gguf
+from services.trainer.jobs.durable import cached_folder
 
 transformers_logging.disable_progress_bar()
 

@@ -30,7 +30,6 @@ from services.trainer.engine.devices import (
     device_of,
     use_available_cores,
 )
-from services.trainer.engine.durable import replace_folder
 from services.trainer.engine.events import EventEmitter
 from services.trainer.engine.executors import Executor, make_executor
 from services.trainer.engine.failures import INTERNAL, EngineError, StopRequested
@@ -46,6 +45,7 @@ from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.streaming.step_journal import StepJournal
 from services.trainer.engine.training import Stepper, as_batch, evaluate, initial_loss_scale
 from services.trainer.jobs.corpus import find_source_files
+from services.trainer.jobs.durable import replace_folder
 from services.trainer.jobs.fence import Fence
 
 SKIPPED_FILES_SHOWN = 20

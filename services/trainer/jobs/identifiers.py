@@ -19,6 +19,11 @@ def new_run_id(now: datetime | None = None) -> str:
     return f"{moment:%Y%m%d-%H%M%S}-{moment.microsecond // 1000:03d}{random}"
 
 
+def first_run_id(moment: datetime) -> str:
+    """Sorts before every id made at that time or later, and after all others."""
+    return f"{moment:%Y%m%d-%H%M%S}-{moment.microsecond // 1000:03d}"
+
+
 def is_run_id(text: str) -> bool:
     """Whether `text` has the form of a run id."""
     return _PATTERN.fullmatch(text) is not None

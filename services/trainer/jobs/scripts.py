@@ -115,6 +115,19 @@ redis.call('HSET', run, 'event_sequence', stored, 'progress', progress)
 return 'held'
 """
 
+# Removes a run that has ended before the cutoff, with everything that was kept of it.
+PRUNE = """
+local run, events, request, index, all_runs = unpack(KEYS)
+local run_id, state, cutoff = unpack(ARGV)
+local now, finished = unpack(redis.call('HMGET', run, 'state', 'finished_at'))
+if now and (now ~= state or tonumber(finished or '0') >= tonumber(cutoff)) then return 0 end
+if redis.call('GET', request) == run_id then redis.call('DEL', request) end
+redis.call('DEL', run, events)
+redis.call('ZREM', index, run_id)
+redis.call('ZREM', all_runs, run_id)
+return 1
+"""
+
 # Notes in several places that a worker is alive, by the clock of Redis, and forgets those gone for
 # a day.
 HEARTBEAT = """

@@ -21,13 +21,14 @@ from services.trainer.worker.identity import set_worker_name
 from services.trainer.worker.presence import Presence
 from services.trainer.worker.settings import TrainerWorkerSettings
 from services.trainer.worker.tasks import run_training, worker_metrics
+from services.trainer.worker.tidying import Housekeeper
 
 logger = logging.getLogger("elite.trainer.worker")
 
 settings = TrainerWorkerSettings()
 app = make_celery(settings.trainer, settings.device_classes)
 
-_presence: list[Presence] = []
+_threads: list[Presence | Housekeeper] = []
 
 
 def _run(run_id: str) -> None:
@@ -51,9 +52,9 @@ def _set_up_logging(**_: Any) -> None:
 
 
 def _main_process_ready(sender: Any, **_: Any) -> None:
-    presence = Presence(settings, str(sender.hostname))
-    _presence.append(presence)
-    presence.start()
+    for thread in (Presence(settings, str(sender.hostname)), Housekeeper(settings.trainer)):
+        _threads.append(thread)
+        thread.start()
 
 
 def _main_process_named(sender: Any, **_: Any) -> None:
@@ -62,8 +63,8 @@ def _main_process_named(sender: Any, **_: Any) -> None:
 
 def _main_process_shutting_down(**_: Any) -> None:
     begin_draining()
-    for presence in _presence:
-        presence.stop()
+    for thread in _threads:
+        thread.stop()
 
 
 def _pool_child_started(**_: Any) -> None:

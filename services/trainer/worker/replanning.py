@@ -136,16 +136,11 @@ def tighten(
     cause: trainer_pb2.FailureCause,
 ) -> None:
     """Leaves the planner less of what ran out than the plan was to take."""
-    constraints = request.constraints
-    if cause == trainer_pb2.FAILURE_CAUSE_HOST_OUT_OF_MEMORY or budget.gpu_memory_is_host_memory:
-        wanted, safe = plan.host_memory.total_bytes, budget.host_safe_bytes
-    else:
-        wanted, safe = plan.gpu_memory.total_bytes, budget.gpu_safe_bytes
+    constraints, usable = request.constraints, 1 - budget.headroom_fraction
     if cause == trainer_pb2.FAILURE_CAUSE_HOST_OUT_OF_MEMORY:
-        constraints.host_memory_bytes = int(_SHARE * wanted / (1 - budget.headroom_fraction))
-        return
-    headroom = 1 - _SHARE * wanted / max(safe, 1)
-    constraints.headroom_fraction = min(0.9, max(headroom, budget.headroom_fraction))
+        constraints.host_memory_bytes = int(_SHARE * plan.host_memory.total_bytes / usable)
+    else:
+        constraints.gpu_memory_bytes = int(_SHARE * plan.gpu_memory.total_bytes / usable)
 
 
 def shortfalls(

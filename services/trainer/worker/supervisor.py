@@ -2,19 +2,17 @@
 
 Before it starts, the plan is compared with what this machine has free now. Then three things go on
 at once: the engine's events are read and relayed; the lease is renewed, and whatever should end the
-attempt is looked for; the engine's exit is awaited. What the end means for the run: `_step_after`.
+attempt is looked for; the engine's exit is awaited. What the end means for the run: decision.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import time
 from enum import Enum
 from typing import Any
 
-import grpc
 import redis
 from google.protobuf import json_format
 
@@ -23,33 +21,18 @@ from services.trainer.jobs.cancellation import raise_if_cancelled
 from services.trainer.jobs.connection import async_client, is_unavailable
 from services.trainer.jobs.errors import LeaseLostError
 from services.trainer.jobs.lease import LeaseStatus, RunLease
-from services.trainer.jobs.records import Field, RunRecord
-from services.trainer.jobs.states import (
-    CANCELLED,
-    FAILED,
-    PAUSED,
-    RESUMING,
-    SUCCEEDED,
-    TERMINAL_STATES,
-    state_name,
-)
+from services.trainer.jobs.records import RunRecord
+from services.trainer.jobs.states import RESUMING, TERMINAL_STATES, state_name
 from services.trainer.jobs.store import RunStore, Transition
+from services.trainer.worker.decision import Decision
 from services.trainer.worker.drain import is_draining
 from services.trainer.worker.engine_process import EngineProcess
 from services.trainer.worker.event_relay import EventRelay
 from services.trainer.worker.identity import lease_owner
 from services.trainer.worker.metrics import WorkerMetrics
-from services.trainer.worker.outcome import (
-    EXIT_DRAINED,
-    EngineEnd,
-    StopReason,
-    failure_of,
-    log_tail,
-    memory_kill_count,
-)
+from services.trainer.worker.outcome import EngineEnd, StopReason, log_tail, memory_kill_count
 from services.trainer.worker.outcome_report import report_outcome
 from services.trainer.worker.progress import ProgressTracker
-from services.trainer.worker.replanning import OUT_OF_MEMORY, NewPlan, NoPlanError, Replanner
 from services.trainer.worker.run_directory import RunDirectory
 from services.trainer.worker.settings import TrainerWorkerSettings
 from services.trainer.worker.take_up import take_up
@@ -113,8 +96,10 @@ class Attempt:
         self._relay = EventRelay(self._lease, settings.buffered_events)
         self._tracker = ProgressTracker(record.run, metrics)
         self._directory = RunDirectory(shared.runs_directory, self._run_id)
-        self._replanner = Replanner(settings.planner_address, settings.profiler_address)
         self._watchdog = Watchdog(record.run, settings.stall_seconds)
+        self._decision = Decision(
+            record.run, self._owner, settings, self._tracker, self._relay, self._watchdog
+        )
         self._engine: EngineProcess | None = None
         self._stop_reason = StopReason.NONE
         self._kill_at = float("inf")
@@ -135,40 +120,23 @@ class Attempt:
             self._metrics.run_left(ended.target if ended is not None and is_end else None)
         if ended is None:
             return Verdict.DONE
-        await report_outcome(self._settings.planner_address, self._record.run, self._tracker)
+        if ended.target in TERMINAL_STATES:
+            await report_outcome(self._settings.planner_address, self._record.run, self._tracker)
         return Verdict.REQUEUE if ended.target == RESUMING else Verdict.DONE
 
     async def _run_to_end(self) -> Transition | None:
         """Returns the step taken; None when the run was lost to another worker."""
         try:
-            step = await self._preflight() or await self._step_after(await self._run_engine())
-        except OSError as error:
-            logger.exception("cannot run the engine", extra={"run_id": self._run_id})
-            step = self._failed(_error_of(error))
+            step = await self._decision.before()
+            if step is None:
+                end = await self._run_engine()
+                step = await self._decision.after(end, self._stop_reason)
         except Exception as error:
             logger.exception("supervision failed", extra={"run_id": self._run_id})
-            message = f"the worker failed ({error!r}); its log has the details"
-            cause = trainer_pb2.FAILURE_CAUSE_INTERNAL
-            step = self._failed(trainer_pb2.RunError(cause=cause, message=message))
+            step = self._decision.broken(error)
         if self._stop_reason == StopReason.LEASE_LOST:
             return None
         return step if await self._record_end(step) else None
-
-    async def _preflight(self) -> Transition | None:
-        """What there is to do instead of starting the engine; None when it may start."""
-        if self._watchdog.is_over:
-            return self._failed(self._deadline_error())
-        try:
-            new = await self._replanner.for_this_machine(self._record.run)
-        except NoPlanError as error:
-            cause = trainer_pb2.FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY
-            return self._failed(trainer_pb2.RunError(cause=cause, message=str(error)))
-        except grpc.RpcError as error:
-            # The engine looks at the memory too, if only when it is there.
-            extra = {"run_id": self._run_id, "error": str(error)}
-            logger.warning("plan not compared with this machine", extra=extra)
-            return None
-        return self._replanned(new) if new and self._may_replan() else None
 
     async def _run_engine(self) -> EngineEnd:
         log_offset = await asyncio.to_thread(self._directory.prepare, self._record.run)
@@ -259,102 +227,6 @@ class Attempt:
         self._kill_at = min(self._kill_at, time.monotonic() + grace_seconds)
         self._engine.ask_to_stop()
 
-    async def _step_after(self, end: EngineEnd) -> Transition:
-        error = failure_of(end)
-        if error is None:
-            changes: dict[str, Field] = {"adapter_path": end.adapter_path}
-            return self._step(SUCCEEDED, f"adapter saved in {end.adapter_path}", changes)
-        was_stopped = end.failure is None and (
-            end.exit_status == EXIT_DRAINED or (self._is_asked and end.exit_status < 0)
-        )
-        if self._stop_reason == StopReason.CANCEL:
-            return self._step(CANCELLED, "cancelled", {})
-        if self._stop_reason == StopReason.DEADLINE:
-            return self._failed(self._deadline_error())
-        if self._stop_reason == StopReason.STALL:
-            return self._try_again(self._stall_error(end))
-        if was_stopped:
-            return self._stopped()
-        if error.cause in OUT_OF_MEMORY and self._replanner.can(self._record.run):
-            return await self._more_frugal(error)
-        if error.cause == trainer_pb2.FAILURE_CAUSE_KILLED:
-            return self._try_again(error)
-        return self._failed(error)
-
-    @property
-    def _is_asked(self) -> bool:
-        return self._stop_reason != StopReason.NONE
-
-    def _stopped(self) -> Transition:
-        """After an engine that saved what it had. An orderly stop does not count as a delivery."""
-        name = self._record.run.worker_name
-        if self._stop_reason == StopReason.PAUSE:
-            return self._step(PAUSED, "paused", {"pause_requested": "0", "delivery_count": 0})
-        if self._stop_reason == StopReason.DRAIN:
-            return self._step(RESUMING, f"worker {name} shut down", {"delivery_count": 0})
-        detail = f"the engine was asked to stop on {name}, not by its worker"
-        return self._step(RESUMING, detail, {})
-
-    def _try_again(self, error: trainer_pb2.RunError) -> Transition:
-        """From the last checkpoint, as long as `maximum_deliveries` lets it; the error is kept."""
-        return self._step(RESUMING, error.message, {"error": error.SerializeToString()})
-
-    async def _more_frugal(self, error: trainer_pb2.RunError) -> Transition:
-        """A smaller plan for a run that ran out of memory; failure when there is none."""
-        run = self._record.run
-        await report_outcome(self._settings.planner_address, run, self._tracker)
-        if not self._may_replan():
-            error.message = f"{error.message}; planned again {run.replan_count} times already"
-            return self._failed(error)
-        try:
-            return self._replanned(await self._replanner.more_frugal(run, error.cause))
-        except (NoPlanError, grpc.RpcError) as problem:
-            error.message = f"{error.message}; {problem}"
-            return self._failed(error)
-
-    def _may_replan(self) -> bool:
-        return self._record.run.replan_count < self._settings.maximum_replans
-
-    def _replanned(self, new: NewPlan) -> Transition:
-        """The run goes on under the new plan; one that needed it does not count as a delivery."""
-        run = self._record.run
-        new.event.run_id = self._run_id
-        self._relay.add(new.event, self._tracker.progress)
-        spec = trainer_pb2.RunSpec()
-        spec.CopyFrom(run.spec)
-        spec.plan.CopyFrom(new.plan)
-        changes: dict[str, Field] = {
-            "spec": spec.SerializeToString(),
-            "replan_count": run.replan_count + 1,
-            "delivery_count": 0,
-        }
-        return self._step(RESUMING, f"planned again: {new.event.replanned.detail}", changes)
-
-    def _deadline_error(self) -> trainer_pb2.RunError:
-        limit = self._record.run.spec.max_run_seconds
-        return trainer_pb2.RunError(
-            cause=trainer_pb2.FAILURE_CAUSE_DEADLINE_EXCEEDED,
-            message=f"spec.max_run_seconds ({limit:,}) have passed; ResumeRun gives it as many "
-            "again, from its last checkpoint",
-        )
-
-    def _stall_error(self, end: EngineEnd) -> trainer_pb2.RunError:
-        silence = self._watchdog.longest_silence_seconds
-        return trainer_pb2.RunError(
-            cause=trainer_pb2.FAILURE_CAUSE_STALLED,
-            message=f"the engine said nothing for {silence:,.0f} seconds; its log has the stacks",
-            stderr_tail=end.log_tail,
-        )
-
-    def _failed(self, error: trainer_pb2.RunError) -> Transition:
-        changes: dict[str, Field] = {"error": error.SerializeToString()}
-        return self._step(FAILED, error.message, changes)
-
-    def _step(
-        self, target: trainer_pb2.RunState, detail: str, changes: dict[str, Field]
-    ) -> Transition:
-        return Transition(target, detail, changes, lease="mine", owner=self._owner)
-
     async def _record_end(self, step: Transition) -> bool:
         """Stores the last events and the new state; waits out an outage of Redis.
 
@@ -385,11 +257,3 @@ class Attempt:
         if record.owner != self._owner:
             raise LeaseLostError
         return None if record.run.state == step.target else step
-
-
-def _error_of(error: OSError) -> trainer_pb2.RunError:
-    """What kept the run's folder from being written or the engine from being started."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    cause = trainer_pb2.FAILURE_CAUSE_DISK_FULL if full else trainer_pb2.FAILURE_CAUSE_INTERNAL
-    message = f"the engine could not be started: {error}"
-    return trainer_pb2.RunError(cause=cause, message=message)

@@ -238,3 +238,23 @@ def test_every_answer_is_sound(  # type: ignore[no-untyped-def]
             assert not seconds or candidate.cost.seconds <= seconds
     if result.chosen is not None:
         assert tier in (0, result.chosen.tier.tier)
+
+
+@pytest.mark.parametrize("forbidden", ["qlora-4bit", "adamw-8bit"])
+def test_what_is_forbidden_is_in_no_plan(forbidden: str) -> None:
+    constraints = Constraints(forbidden=frozenset({forbidden}))
+    result = plan(LADDER, model_by_id("llama-2-7b"), machine(), constraints)
+    for verdict in result.verdicts:
+        if verdict.fits:
+            assert forbidden not in verdict.totals.chosen.lossy_ids
+    assert result.chosen is not None
+
+
+def test_device_memory_may_be_limited() -> None:
+    whole = plan(LADDER, model_by_id("qwen2.5-1.5b"), machine(), Constraints())
+    limit = whole.budget.gpu_safe_bytes // 3
+    less = plan(LADDER, model_by_id("qwen2.5-1.5b"), machine(), Constraints(gpu_memory_bytes=limit))
+    assert less.budget.gpu_safe_bytes == limit
+    assert less.chosen is None or less.chosen.memory.device.total_bytes <= less.budget.gpu_bytes
+    more = Constraints(gpu_memory_bytes=10 * whole.budget.gpu_safe_bytes)
+    assert plan(LADDER, model_by_id("qwen2.5-1.5b"), machine(), more).budget == whole.budget

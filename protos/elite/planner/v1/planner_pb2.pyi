@@ -286,7 +286,7 @@ class ModelReference(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., config_json: _Optional[str] = ...) -> None: ...
 
 class Constraints(_message.Message):
-    __slots__ = ("host_memory_bytes", "disk_bytes", "max_step_seconds", "exact_only", "tier", "headroom_fraction", "device_index", "max_run_seconds", "allowed_lossy_ids", "forbidden_lossy_ids")
+    __slots__ = ("host_memory_bytes", "disk_bytes", "max_step_seconds", "exact_only", "tier", "headroom_fraction", "device_index", "max_run_seconds", "allowed_lossy_ids", "forbidden_lossy_ids", "gpu_memory_bytes")
     HOST_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -297,6 +297,7 @@ class Constraints(_message.Message):
     MAX_RUN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ALLOWED_LOSSY_IDS_FIELD_NUMBER: _ClassVar[int]
     FORBIDDEN_LOSSY_IDS_FIELD_NUMBER: _ClassVar[int]
+    GPU_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     host_memory_bytes: int
     disk_bytes: int
     max_step_seconds: float
@@ -307,7 +308,8 @@ class Constraints(_message.Message):
     max_run_seconds: float
     allowed_lossy_ids: _containers.RepeatedScalarFieldContainer[str]
     forbidden_lossy_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, host_memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., max_step_seconds: _Optional[float] = ..., exact_only: _Optional[bool] = ..., tier: _Optional[int] = ..., headroom_fraction: _Optional[float] = ..., device_index: _Optional[int] = ..., max_run_seconds: _Optional[float] = ..., allowed_lossy_ids: _Optional[_Iterable[str]] = ..., forbidden_lossy_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    gpu_memory_bytes: int
+    def __init__(self, host_memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., max_step_seconds: _Optional[float] = ..., exact_only: _Optional[bool] = ..., tier: _Optional[int] = ..., headroom_fraction: _Optional[float] = ..., device_index: _Optional[int] = ..., max_run_seconds: _Optional[float] = ..., allowed_lossy_ids: _Optional[_Iterable[str]] = ..., forbidden_lossy_ids: _Optional[_Iterable[str]] = ..., gpu_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class Budget(_message.Message):
     __slots__ = ("gpu_bytes", "host_bytes", "disk_bytes", "headroom_fraction", "gpu_safe_bytes", "host_safe_bytes", "gpu_memory_is_host_memory", "device_name")

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.trainer.engine.durable import flush_entry, replace_file
 from services.trainer.engine.failures import DISK_FULL, EngineError, StopRequested
 from services.trainer.engine.streaming.kept_pages import KeptPages
 from services.trainer.engine.streaming.workspace import Workspace
+from services.trainer.jobs.durable import flush_entry, replace_file
 from services.trainer.jobs.fence import OwnedFolder
 
 _STATE = "state.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.engine.durable import (
+from services.trainer.jobs.durable import (
     MANIFEST,
     CorruptFolderError,
     cached_folder,

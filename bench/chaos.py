@@ -1,0 +1,88 @@
+"""Runs that survive: `python -m bench.chaos --rounds 20 --seed 1`.
+
+Every round breaks something at a random moment of a run (tests/support/chaos.py says what), and
+looks whether anything was lost. Writes `bench/results/chaos.json` and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.machine import describe_machine
+from tests.support.chaos import FAULTS, Chaos, Round
+
+RESULTS = Path(__file__).parent / "results" / "chaos.json"
+
+
+def run_rounds(chaos: Chaos, rounds: int, seed: int) -> list[Round]:
+    """So many rounds: every fault once, in some order, then again."""
+    chance = random.Random(seed)
+    order: list[str] = []
+    found = []
+    for number in range(rounds):
+        order = order or chance.sample(sorted(FAULTS), len(FAULTS))
+        one = chaos.run(order.pop(), chance)
+        found.append(one)
+        verdict = "; ".join(one.problems) or "nothing lost"
+        print(
+            f"{number + 1:4} {one.fault:28} after {one.after_seconds:4.1f} s, "
+            f"{one.attempts} attempts, {one.seconds:5.1f} s: {verdict}",
+            flush=True,
+        )
+    return found
+
+
+def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """By fault."""
+    rows = []
+    for fault in FAULTS:
+        of_fault = [one for one in rounds if one.fault == fault]
+        if of_fault:
+            rows.append({
+                "fault": fault,
+                "rounds": len(of_fault),
+                "lost": sum(bool(one.problems) for one in of_fault),
+                "attempts": statistics.mean(one.attempts for one in of_fault),
+                "median_seconds": statistics.median(one.seconds for one in of_fault),
+                "longest_seconds": max(one.seconds for one in of_fault),
+            })  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Breaks things, prints and writes; exits with 1 when anything was lost."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=len(FAULTS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        chaos = Chaos(Path(folder))
+        try:
+            rounds = run_rounds(chaos, arguments.rounds, arguments.seed)
+        finally:
+            chaos.close()
+    rows = summary(rounds)
+    lost = sum(row["lost"] for row in rows)
+    document = {
+        "machine": describe_machine(), "seed": arguments.seed, "faults": rows,
+        "goals": [{"name": "rounds in which anything was lost", "at_most": 0, "measured": lost,
+                   "met": lost == 0}],
+        "rounds": [asdict(one) for one in rounds],
+    }  # fmt: skip
+    arguments.output.write_text(json.dumps(document, indent=1) + "\n")
+    print(f"{len(rounds)} rounds, {lost} in which anything was lost")
+    sys.exit(1 if lost else 0)
+
+
+if __name__ == "__main__":
+    main()

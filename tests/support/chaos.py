@@ -1,0 +1,364 @@
+"""A whole trainer to break things in: real store, API process, workers, and real engines.
+
+One fault is done to a run at a random moment. Afterwards the run must have ended once, in success,
+with the losses and the adapter of a run that was left alone; every checkpoint must be whole and no
+engine may be alive.
+"""
+
+# Faults are called alike, whatever they need.
+# ruff: noqa: ARG001
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from elite.planner.v1 import planner_pb2
+from elite.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from services.trainer.jobs import keys
+from services.trainer.jobs.durable import CorruptFolderError, verify_folder
+from services.trainer.jobs.states import PAUSED, RUNNING, SUCCEEDED, TERMINAL_STATES
+from tests.fixtures.engine import (
+    LLAMA_LINEARS,
+    a_plan,
+    tiny_config,
+    write_corpus,
+    write_tiny_model,
+)
+from tests.support.trainer_stack import REPOSITORY, TrainerStack, Worker, is_alive, wait_until
+from tests.support.valkey import Valkey
+
+STEPS = 120
+_ENGINE = (sys.executable, "-m", "services.trainer.engine")
+_LONGEST_SECONDS = 120.0
+# From the start of a run to where it is over, on a machine with time: faults fall in there.
+_USUAL_SECONDS = 9.0
+
+
+@dataclass(frozen=True, slots=True)
+class Undisturbed:
+    """What a run comes to when it is left alone."""
+
+    losses: Mapping[int, float]
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a fault did. problems: empty when nothing was lost."""
+
+    fault: str
+    after_seconds: float
+    attempts: int
+    seconds: float
+    problems: list[str]
+
+
+class Chaos:
+    """A trainer in a folder, with two workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.valkey = Valkey().start()
+        self.stack = TrainerStack(folder, self.valkey)
+        write_tiny_model(folder / "models" / "tiny")
+        write_corpus(folder / "data" / "code")
+        self._api: subprocess.Popen[bytes] | None = None
+        self._port = _free_port()
+        self._channel: grpc.Channel | None = None
+        self.start_api()
+        for _ in range(2):
+            self.start_worker()
+        self.undisturbed = self._reference()
+
+    def close(self) -> None:
+        """Ends everything."""
+        if self._channel:
+            self._channel.close()
+        if self._api:
+            self._api.kill()
+            self._api.wait()
+        self.stack.close()
+        self.valkey.close()
+
+    # Parts
+
+    def start_api(self) -> None:
+        """The API, as a process, on the same port as ever."""
+        settings = {
+            "ADDRESS": f"127.0.0.1:{self._port}", "SWEEP_INTERVAL_SECONDS": "0.3",
+            "REQUEUE_AFTER_SECONDS": "1.5",
+        }  # fmt: skip
+        environment = {f"ELITE_TRAINER_API_{name}": value for name, value in settings.items()}
+        log = (self.stack.folder / "api.log").open("ab")
+        self._api = subprocess.Popen(
+            [sys.executable, "-m", "services.trainer.api"], cwd=REPOSITORY,
+            env=self.stack.environment() | environment, stdout=log, stderr=log,
+        )  # fmt: skip
+        if self._channel:
+            self._channel.close()
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{self._port}")
+        grpc.channel_ready_future(self._channel).result(timeout=60)
+        self.stack.stub = trainer_pb2_grpc.TrainerServiceStub(self._channel)
+
+    def kill_api(self) -> None:
+        """SIGKILL."""
+        assert self._api is not None
+        self._api.kill()
+        self._api.wait()
+
+    def start_worker(self) -> Worker:
+        """One more worker, with the real engine."""
+        return self.stack.start_worker(engine_command=shlex.join(_ENGINE))
+
+    def worker_of(self, run_id: str) -> Worker:
+        """The living worker that has the run, or any."""
+        name = self.stack.get(run_id).worker_name
+        alive = [worker for worker in self.stack.workers if worker.process.poll() is None]
+        return next((worker for worker in alive if worker.name == name), alive[0])
+
+    def replace(self, worker: Worker) -> None:
+        """Another one for a worker that has gone."""
+        worker.kill()
+        self.stack.workers.remove(worker)
+        self.start_worker()
+
+    # Runs
+
+    def create(self) -> str:
+        """A run of the tiny model."""
+        plan = a_plan(tiny_config(), LLAMA_LINEARS, optimizer=planner_pb2.OPTIMIZER_KIND_ADAMW)
+        plan.step_seconds = plan.step_seconds_high = 1.0
+        spec = trainer_pb2.RunSpec(
+            plan=plan,
+            model_path=str(self.stack.folder / "models" / "tiny"),
+            data=trainer_pb2.DataSource(path=str(self.stack.folder / "data" / "code")),
+            training=trainer_pb2.TrainingSettings(
+                steps=STEPS, checkpoint_every_steps=10, evaluation_windows=1, seed=3
+            ),
+        )
+        request = trainer_pb2.CreateRunRequest(spec=spec)
+        run_id: str = self.stack.stub.CreateRun(request, timeout=20).run.run_id
+        return run_id
+
+    def run(self, fault: str, chance: random.Random) -> Round:
+        """One round: a run, a fault at some moment of its life, its end, and what is wrong."""
+        started, after = time.monotonic(), chance.uniform(0.0, _USUAL_SECONDS)
+        run_id = self.create()
+        time.sleep(after)
+        FAULTS[fault](self, run_id, chance)
+        problems = self._end(run_id)
+        run = self.stack.get(run_id)
+        problems += self._losses(run_id) + self._leftovers(run_id)
+        return Round(fault, after, run.attempt_count, time.monotonic() - started, problems)
+
+    def _reference(self) -> Undisturbed:
+        run_id = self.create()
+        problems = self._end(run_id)
+        if problems:
+            raise RuntimeError(f"{problems}\n{self.stack.describe()}")
+        return Undisturbed(self._steps(run_id), self._adapter(run_id))
+
+    def _end(self, run_id: str) -> list[str]:
+        """Waits for the run's end; resumes one that was paused."""
+        give_up_at = time.monotonic() + _LONGEST_SECONDS
+        while time.monotonic() < give_up_at:
+            with contextlib.suppress(grpc.RpcError):
+                run = self.stack.get(run_id)
+                if run.state in TERMINAL_STATES:
+                    text = f"ended as {run.state}: {run.error.message}"
+                    return [] if run.state == SUCCEEDED else [text]
+                if run.state == PAUSED:
+                    self.stack.stub.ResumeRun(trainer_pb2.ResumeRunRequest(run_id=run_id))
+            time.sleep(0.1)
+        return [f"did not end: {self.stack.get(run_id).status_detail}"]
+
+    def _steps(self, run_id: str) -> dict[int, float]:
+        steps: dict[int, float] = {}
+        for event in self.stack.watch(run_id):
+            if event.WhichOneof("event") == "step_completed":
+                step = event.step_completed
+                # Steps after the last checkpoint run twice, and must come to the same.
+                if steps.setdefault(step.step, step.loss) != step.loss:
+                    steps[step.step] = float("nan")
+        return steps
+
+    def _losses(self, run_id: str) -> list[str]:
+        found, problems = self._steps(run_id), []
+        if found != self.undisturbed.losses:
+            wrong = [s for s, loss in self.undisturbed.losses.items() if found.get(s) != loss]
+            problems.append(f"{len(wrong)} losses differ, the first of step {wrong[:1]}")
+        if self._adapter(run_id) != self.undisturbed.adapter:
+            problems.append("another adapter")
+        ends = [
+            event.state_changed.to
+            for event in self.stack.watch(run_id)
+            if event.WhichOneof("event") == "state_changed"
+            and event.state_changed.to in TERMINAL_STATES
+        ]
+        return problems if len(ends) == 1 else [*problems, f"{len(ends)} ends"]
+
+    def _leftovers(self, run_id: str) -> list[str]:
+        folder, problems = self.stack.runs_directory / run_id, []
+        for checkpoint in (folder / "checkpoints").iterdir():
+            try:
+                verify_folder(checkpoint)
+            except CorruptFolderError as error:
+                problems.append(str(error))
+        alive = [pid for pid in engines_of(run_id) if is_alive(pid)]
+        if alive:
+            time.sleep(1.0)  # one that is being reaped
+            problems += [f"engine {pid} is alive" for pid in alive if is_alive(pid)]
+        return problems
+
+    def _adapter(self, run_id: str) -> str:
+        path = self.stack.runs_directory / run_id / "adapter" / "adapter_model.safetensors"
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "none"
+
+
+def engines_of(run_id: str) -> list[int]:
+    """Processes that run an engine for the run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().decode(errors="replace")
+            if "services.trainer.engine" in words and run_id in words:
+                found.append(int(path.parent.name))
+    return found
+
+
+Fault = Callable[[Chaos, str, random.Random], None]
+
+
+def _nothing(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    """The control."""
+
+
+def _kill_engine(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    for pid in engines_of(run_id):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _kill_pool_child(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(chaos.worker_of(run_id).pool_child, signal.SIGKILL)
+
+
+def _kill_worker(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    worker = chaos.worker_of(run_id)
+    os.kill(worker.process.pid, signal.SIGKILL)
+    worker.process.wait()
+    chaos.replace(worker)
+
+
+def _drain_worker(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    worker = chaos.worker_of(run_id)
+    worker.terminate()
+    chaos.replace(worker)
+
+
+def _kill_api(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    chaos.kill_api()
+    time.sleep(chance.uniform(0, 2))
+    chaos.start_api()
+
+
+def _restart_store(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    # Acknowledged is what one second of the log has on disk (appendfsync everysec).
+    time.sleep(1.1)
+    chaos.valkey.kill()
+    time.sleep(chance.uniform(0, 3))
+    chaos.valkey.start()
+
+
+def _freeze_store(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    chaos.valkey.freeze()
+    time.sleep(chance.uniform(1, 8))
+    chaos.valkey.thaw()
+
+
+def _deliver_twice(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    from services.trainer.jobs.queue import TASK_NAME, make_celery
+
+    celery = make_celery(chaos.stack.shared_settings())
+    for _ in range(3):
+        celery.send_task(TASK_NAME, args=[run_id], queue=keys.queue_name("cpu"))
+    celery.close()
+
+
+def _truncate_checkpoint(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    """The newest checkpoint loses its end, and its engine dies."""
+    folder = chaos.stack.runs_directory / run_id / "checkpoints"
+    _kill_engine(chaos, run_id, chance)
+    for checkpoint in sorted(folder.glob("step-*[0-9]"))[-1:]:
+        with contextlib.suppress(OSError):
+            os.truncate(checkpoint / "adapter_model.safetensors", 100)
+
+
+def _pause(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    with contextlib.suppress(grpc.RpcError):  # it may have ended
+        chaos.stack.stub.PauseRun(trainer_pb2.PauseRunRequest(run_id=run_id))
+        wait_until(lambda: chaos.stack.get(run_id).state != RUNNING, "a run that is paused")
+
+
+def _expire_lease(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    """The lease is lost, and somebody else may take the run."""
+    with chaos.valkey.client() as client:
+        client.delete(keys.lease_key(run_id))
+    _deliver_twice(chaos, run_id, chance)
+
+
+def _freeze_worker(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    """A worker that sleeps through its lease and wakes: its engine meets a newer attempt's."""
+    worker = chaos.worker_of(run_id)
+    os.kill(worker.pool_child, signal.SIGSTOP)
+    child = worker.pool_child
+    time.sleep(chance.uniform(4, 8))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGCONT)
+
+
+def _vanishing_watchers(chaos: Chaos, run_id: str, chance: random.Random) -> None:
+    for _ in range(20):
+        call = chaos.stack.stub.WatchRun(trainer_pb2.WatchRunRequest(run_id=run_id))
+        with contextlib.suppress(grpc.RpcError):
+            next(call)
+        call.cancel()
+
+
+FAULTS: Mapping[str, Fault] = {
+    "nothing": _nothing,
+    "engine killed": _kill_engine,
+    "pool child killed": _kill_pool_child,
+    "worker killed": _kill_worker,
+    "worker drained": _drain_worker,
+    "API killed": _kill_api,
+    "store killed": _restart_store,
+    "store frozen": _freeze_store,
+    "delivered three times more": _deliver_twice,
+    "checkpoint truncated": _truncate_checkpoint,
+    "paused": _pause,
+    "lease lost": _expire_lease,
+    "worker asleep": _freeze_worker,
+    "watchers vanish": _vanishing_watchers,
+}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
