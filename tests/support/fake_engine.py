@@ -26,6 +26,7 @@ def main() -> None:
     for name in ("--plan", "--spec", "--run-directory"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--fencing-token", type=int, required=True)
+    parser.add_argument("--told-steps", type=int)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--events-fd", type=int, required=True)
     FakeEngine(parser.parse_args()).run()

@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--spec", type=Path, help="JSON of a RunSpec; its plan is not read")
     add("--run-directory", type=Path, required=True, help="where checkpoints and adapter go")
     add("--fencing-token", type=int, default=0, help="refused where a higher one has been")
+    add(
+        "--told-steps", type=int, help="when resuming, events of saved steps after these come again"
+    )
     add("--resume", action="store_true", help="go on from the newest good checkpoint")
     add("--events-fd", type=int, default=STANDARD_OUTPUT, help="descriptor the events go to")
     add("--data-cache", type=Path, help="token caches; default: RUN_DIRECTORY/../datasets")
@@ -80,7 +83,8 @@ def _run(options: argparse.Namespace, events: EventEmitter, stop: StopSignal) ->
 
     fence = Fence(options.run_directory.resolve(), options.fencing_token)
     cache_directory = options.data_cache or fence.folder.parent / "datasets"
-    run = Run(specification, fence, cache_directory.resolve(), events, stop)
+    cache = cache_directory.resolve()
+    run = Run(specification, fence, cache, events, stop, options.told_steps)
     execute(run, resume=options.resume)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from elite.trainer.v1 import trainer_pb2
+from services.trainer.engine.history import History
 
 STANDARD_OUTPUT = 1
 STANDARD_ERROR = 2
@@ -26,6 +27,7 @@ class EventEmitter:
 
         Raises `OSError` when the descriptor is not open.
         """
+        self._history: History | None = None
         self._file_descriptor = os.dup(file_descriptor)
         if file_descriptor == STANDARD_OUTPUT:
             sys.stdout.flush()
@@ -38,6 +40,16 @@ class EventEmitter:
         """
         message = trainer_pb2.RunEvent(**event)
         message.time.GetCurrentTime()
+        if self._history:
+            self._history.add(message)
+        self.tell(message)
+
+    def keep(self, history: History) -> None:
+        """From now on events are kept there, before they are told."""
+        self._history = history
+
+    def tell(self, message: trainer_pb2.RunEvent) -> None:
+        """Writes an event that was kept. Raises `BrokenPipeError`."""
         fields = json_format.MessageToDict(message)
         line = json.dumps(fields, separators=(",", ":")).encode() + b"\n"
         while line:

@@ -33,6 +33,7 @@ from services.trainer.engine.devices import (
 from services.trainer.engine.events import EventEmitter
 from services.trainer.engine.executors import Executor, make_executor
 from services.trainer.engine.failures import INTERNAL, EngineError, StopRequested
+from services.trainer.engine.history import History
 from services.trainer.engine.memory_tracking import MemoryTracker, host_peak_bytes, memory_tracker
 from services.trainer.engine.models import DTYPES, find_model, load_model, load_tokenizer
 from services.trainer.engine.optimizer import make_optimizer
@@ -55,13 +56,14 @@ _HOST = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Run:
-    """What every phase of a run shares."""
+    """What every phase of a run shares. told_steps: what others have heard of; None: all."""
 
     specification: Specification
     fence: Fence
     cache_directory: Path
     events: EventEmitter
     stop: StopSignal
+    told_steps: int | None = None
 
     @property
     def run_directory(self) -> Path:
@@ -96,6 +98,7 @@ def execute(run: Run, *, resume: bool) -> None:
     streams = run.specification.plan.execution.executor == planner_pb2.EXECUTOR_STREAMING
     return_freed_memory(CHUNK_BLOCK_BYTES if streams else LARGE_BLOCK_BYTES)
     run.fence.take()
+    run.events.keep(History(run.run_directory))
     checkpoints = CheckpointStore(run.fence)
     if checkpoints.exists() and not resume:
         problem = f"{run.run_directory} holds the checkpoints of an earlier run"
@@ -198,6 +201,9 @@ def _train(run: Run, loaded: Loaded, dataset: Dataset, state: RunState) -> None:
     if newest:
         saver.position = load_checkpoint(newest, loaded.model, optimizer, state.identity)
         saver.saved_step = saver.position.step
+        if run.told_steps is not None:
+            for event in History(run.run_directory).between(run.told_steps, saver.saved_step):
+                run.events.tell(event)
     else:
         _evaluate(run, loaded, dataset, step=0)
     if state.journal:

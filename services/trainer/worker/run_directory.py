@@ -18,7 +18,7 @@ class RunDirectory:
 
     def __init__(self, runs_directory: Path, run_id: str) -> None:
         self.path = runs_directory.absolute() / run_id
-        self._token = 0
+        self._token = self._told_steps = 0
         self.plan_path = self.path / "plan.json"
         self.spec_path = self.path / "spec.json"
         self.log_path = self.path / "engine.log"
@@ -29,7 +29,7 @@ class RunDirectory:
         From here on no earlier attempt may write. Raises `OSError`, and `SupersededError` when
         there is a later one.
         """
-        self._token = run.attempt_count
+        self._token, self._told_steps = run.attempt_count, run.progress.completed_steps
         Fence(self.path, self._token).take()
         _write_whole(self.plan_path, run.spec.plan)
         spec = trainer_pb2.RunSpec()
@@ -48,7 +48,8 @@ class RunDirectory:
         """The engine's command line after its program."""
         arguments = ["--plan", str(self.plan_path), "--spec", str(self.spec_path)]
         arguments += ["--run-directory", str(self.path), "--fencing-token", str(self._token)]
-        return [*arguments, "--resume"] if self.has_checkpoint() else arguments
+        resumption = ["--told-steps", str(self._told_steps), "--resume"]
+        return [*arguments, *resumption] if self.has_checkpoint() else arguments
 
 
 def _write_whole(path: Path, message: Message) -> None:

@@ -93,7 +93,8 @@ def test_run_directory_holds_plan_and_spec_as_the_engine_reads_them(tmp_path: Pa
     ]
     assert "--resume" not in directory.engine_arguments()
     (directory.path / "checkpoints" / "step-00000001").mkdir(parents=True)
-    assert directory.engine_arguments()[-3:] == ["--fencing-token", "1", "--resume"]
+    resumption = ["--fencing-token", "1", "--told-steps", "0", "--resume"]
+    assert directory.engine_arguments()[-5:] == resumption
     directory.prepare(run)
     assert directory.log_path.read_text().count("--- attempt 1") == 2
 
