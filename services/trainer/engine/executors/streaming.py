@@ -169,7 +169,7 @@ class StreamingExecutor:
             (hidden_bce,) = workspace.hidden.read(chunk.index, chunk.length, following)
         if is_training and workspace.layer_inputs.keeps(layer):
             workspace.layer_inputs.write(layer, chunk, hidden_bce)
-        if not window.has_output(layer, chunk):
+        if not window.has_output(layer, chunk.index):
             # The last layer's keys: backward begins with them.
             keys_and_values = self._keys_only(layer, hidden_bce, call, self._place(chunk))
             if is_training:
@@ -272,7 +272,7 @@ class StreamingExecutor:
     ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
         """What autograd starts from: the chunk's outputs of the layer, and their gradients."""
         workspace, at = self._workspace, self._place(chunk)
-        if not window.has_output(layer, chunk):
+        if not window.has_output(layer, chunk.index):
             keys_and_values = self._keys_only(layer, hidden_bce, call, at)
             return keys_and_values, at.key_gradients(hidden_bce.dtype)
         stored = workspace.read_attended(layer, chunk, window.before_with_output(layer, chunk))
@@ -313,9 +313,9 @@ class _Window:
         """Tokens of the window."""
         return self.token_ids_bs.shape[1]
 
-    def has_output(self, layer: int, chunk: Chunk) -> bool:
+    def has_output(self, layer: int, chunk_index: int) -> bool:
         """Whether anything depends on this output: the loss needs few of the last layer's."""
-        return layer < self.layers - 1 or chunk.index in self.with_targets
+        return layer < self.layers - 1 or chunk_index in self.with_targets
 
     def after(self, chunk: Chunk) -> int | None:
         """Index of the next chunk."""
@@ -328,5 +328,5 @@ class _Window:
     def before_with_output(self, layer: int, chunk: Chunk) -> int | None:
         """The same, if anything depends on that chunk's output."""
         before = self.before(chunk)
-        is_needed = before is not None and self.has_output(layer, self.chunks[before])
+        is_needed = before is not None and self.has_output(layer, before)
         return before if is_needed else None
