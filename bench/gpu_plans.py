@@ -6,14 +6,15 @@ one operation a second:
 
 - *hardware*: what the planned set computes. Linears of the layers 2 x weights x tokens for every
   forward (two with recomputation) and once backward, to their inputs, since base weights are
-  frozen; queries, keys and values once more where keys are made again; causal attention 2 q S^2 a
-  layer forward and 2.5 times that backward, where the kernel makes the scores again; the head
-  forward and backward on target rows.
+  frozen; queries, keys and values of all layers but the last once more where keys are made again;
+  causal attention 2 q S^2 a layer forward and 2.5 times that backward, where the kernel makes the
+  scores again; the head forward and backward on target rows.
 - *model*: without any recomputation. Linears forward and once backward, attention forward and twice
   that backward, the head as above.
 
-Adapters' products are in neither. Both count every layer in full; the streaming executor leaves
-out attention of the last layer's context tokens and gradients below the first layer.
+Adapters' products are in neither. *model* counts every layer in full, *hardware* only what runs:
+of the last layer's chunks without targets the streaming executor makes keys and values alone. Both
+count gradients below the first layer, which it leaves out.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ def test_operations_are_those_counted_by_hand() -> None:
     assert found.utilisation(2.0, found.model)["model_flops_utilisation"] == 0.5
     chosen = replace(chosen, policy=Policy.EVERY_LAYER, attention_outputs=Place.NOWHERE)
     again = operations(shape, tier, replace(chosen, kept_keys=Place.NOWHERE))
-    made_again = 2 * tokens * layers * (width * width + 2 * width * keys)
+    made_again = 2 * tokens * (layers - 1) * (width * width + 2 * width * keys)
     assert again.model == found.model
     assert again.hardware == pytest.approx(found.hardware + attention + made_again)
 
