@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.chaos import FAULTS, Chaos
+from tests.support.chaos import Chaos
+from tests.support.faults import FAULTS
 
 
 @pytest.fixture(scope="module")
@@ -20,5 +21,5 @@ def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_nothing_is_lost(chaos: Chaos, fault: str) -> None:
     seed = random.randrange(2**32)
-    result = chaos.run(fault, random.Random(seed))
+    result = chaos.run(fault, FAULTS[fault], random.Random(seed))
     assert result.problems == [], f"seed {seed}, {result}\n{chaos.stack.describe()[-4000:]}"

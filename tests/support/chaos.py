@@ -5,9 +5,6 @@ with the losses and the adapter of a run that was left alone; every checkpoint m
 engine may be alive.
 """
 
-# Faults are called alike, whatever they need.
-# ruff: noqa: ARG001
-
 from __future__ import annotations
 
 import contextlib
@@ -15,7 +12,6 @@ import hashlib
 import os
 import random
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -28,9 +24,8 @@ import grpc
 
 from elite.planner.v1 import planner_pb2
 from elite.trainer.v1 import trainer_pb2, trainer_pb2_grpc
-from services.trainer.jobs import keys
 from services.trainer.jobs.durable import CorruptFolderError, verify_folder
-from services.trainer.jobs.states import PAUSED, RUNNING, SUCCEEDED, TERMINAL_STATES
+from services.trainer.jobs.states import PAUSED, SUCCEEDED, TERMINAL_STATES
 from tests.fixtures.engine import (
     LLAMA_LINEARS,
     a_plan,
@@ -38,7 +33,7 @@ from tests.fixtures.engine import (
     write_corpus,
     write_tiny_model,
 )
-from tests.support.trainer_stack import REPOSITORY, TrainerStack, Worker, is_alive, wait_until
+from tests.support.trainer_stack import REPOSITORY, TrainerStack, Worker, is_alive
 from tests.support.valkey import Valkey
 
 STEPS = 120
@@ -46,6 +41,7 @@ _ENGINE = (sys.executable, "-m", "services.trainer.engine")
 _LONGEST_SECONDS = 120.0
 # From the start of a run to where it is over, on a machine with time: faults fall in there.
 _USUAL_SECONDS = 9.0
+_BROKEN_MACHINE = Path(__file__).with_name("broken_machine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +63,28 @@ class Round:
     problems: list[str]
 
 
+class ChaosStack(TrainerStack):
+    """Its processes run on a machine whose clock jumps and whose disk is full, when told to."""
+
+    @property
+    def machine(self) -> Path:
+        """The folder that tells the machine."""
+        folder = self.folder / "machine"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def environment(self) -> dict[str, str]:
+        environment = super().environment()
+        path = f"{_BROKEN_MACHINE}{os.pathsep}{environment['PYTHONPATH']}"
+        return environment | {"PYTHONPATH": path, "CHAOS_MACHINE": str(self.machine)}
+
+
 class Chaos:
     """A trainer in a folder, with two workers."""
 
     def __init__(self, folder: Path) -> None:
         self.valkey = Valkey().start()
-        self.stack = TrainerStack(folder, self.valkey)
+        self.stack = ChaosStack(folder, self.valkey)
         write_tiny_model(folder / "models" / "tiny")
         write_corpus(folder / "data" / "code")
         self._api: subprocess.Popen[bytes] | None = None
@@ -153,23 +165,23 @@ class Chaos:
         run_id: str = self.stack.stub.CreateRun(request, timeout=20).run.run_id
         return run_id
 
-    def run(self, fault: str, chance: random.Random) -> Round:
+    def run(self, name: str, fault: Fault, chance: random.Random) -> Round:
         """One round: a run, a fault at some moment of its life, its end, and what is wrong."""
         started, after = time.monotonic(), chance.uniform(0.0, _USUAL_SECONDS)
         run_id = self.create()
         time.sleep(after)
-        FAULTS[fault](self, run_id, chance)
-        problems = self._end(run_id)
+        problems = list(fault(self, run_id, chance) or ())
+        problems += self._end(run_id)
         run = self.stack.get(run_id)
         problems += self._losses(run_id) + self._leftovers(run_id)
-        return Round(fault, after, run.attempt_count, time.monotonic() - started, problems)
+        return Round(name, after, run.attempt_count, time.monotonic() - started, problems)
 
     def _reference(self) -> Undisturbed:
         run_id = self.create()
         problems = self._end(run_id)
         if problems:
             raise RuntimeError(f"{problems}\n{self.stack.describe()}")
-        return Undisturbed(self._steps(run_id), self._adapter(run_id))
+        return Undisturbed(self.losses(run_id), self._adapter(run_id))
 
     def _end(self, run_id: str) -> list[str]:
         """Waits for the run's end; resumes one that was paused."""
@@ -185,9 +197,11 @@ class Chaos:
             time.sleep(0.1)
         return [f"did not end: {self.stack.get(run_id).status_detail}"]
 
-    def _steps(self, run_id: str) -> dict[int, float]:
+    def losses(self, run_id: str, pause_seconds: float = 0.0) -> dict[int, float]:
+        """Of every step, as a watcher is told; one that takes its time over each event, perhaps."""
         steps: dict[int, float] = {}
         for event in self.stack.watch(run_id):
+            time.sleep(pause_seconds)
             if event.WhichOneof("event") == "step_completed":
                 step = event.step_completed
                 # Steps after the last checkpoint run twice, and must come to the same.
@@ -196,7 +210,7 @@ class Chaos:
         return steps
 
     def _losses(self, run_id: str) -> list[str]:
-        found, problems = self._steps(run_id), []
+        found, problems = self.losses(run_id), []
         if found != self.undisturbed.losses:
             wrong = [s for s, loss in self.undisturbed.losses.items() if found.get(s) != loss]
             problems.append(f"{len(wrong)} losses differ, the first of step {wrong[:1]}")
@@ -205,10 +219,9 @@ class Chaos:
         ends = [
             event.state_changed.to
             for event in self.stack.watch(run_id)
-            if event.WhichOneof("event") == "state_changed"
-            and event.state_changed.to in TERMINAL_STATES
+            if event.WhichOneof("event") == "state_changed" and event.state_changed.to == SUCCEEDED
         ]
-        return problems if len(ends) == 1 else [*problems, f"{len(ends)} ends"]
+        return problems if len(ends) == 1 else [*problems, f"{len(ends)} ends in success"]
 
     def _leftovers(self, run_id: str) -> list[str]:
         folder, problems = self.stack.runs_directory / run_id, []
@@ -239,122 +252,8 @@ def engines_of(run_id: str) -> list[int]:
     return found
 
 
-Fault = Callable[[Chaos, str, random.Random], None]
-
-
-def _nothing(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    """The control."""
-
-
-def _kill_engine(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    for pid in engines_of(run_id):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _kill_pool_child(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(chaos.worker_of(run_id).pool_child, signal.SIGKILL)
-
-
-def _kill_worker(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    worker = chaos.worker_of(run_id)
-    os.kill(worker.process.pid, signal.SIGKILL)
-    worker.process.wait()
-    chaos.replace(worker)
-
-
-def _drain_worker(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    worker = chaos.worker_of(run_id)
-    worker.terminate()
-    chaos.replace(worker)
-
-
-def _kill_api(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    chaos.kill_api()
-    time.sleep(chance.uniform(0, 2))
-    chaos.start_api()
-
-
-def _restart_store(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    # Acknowledged is what one second of the log has on disk (appendfsync everysec).
-    time.sleep(1.1)
-    chaos.valkey.kill()
-    time.sleep(chance.uniform(0, 3))
-    chaos.valkey.start()
-
-
-def _freeze_store(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    chaos.valkey.freeze()
-    time.sleep(chance.uniform(1, 8))
-    chaos.valkey.thaw()
-
-
-def _deliver_twice(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    from services.trainer.jobs.queue import TASK_NAME, make_celery
-
-    celery = make_celery(chaos.stack.shared_settings())
-    for _ in range(3):
-        celery.send_task(TASK_NAME, args=[run_id], queue=keys.queue_name("cpu"))
-    celery.close()
-
-
-def _truncate_checkpoint(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    """The newest checkpoint loses its end, and its engine dies."""
-    folder = chaos.stack.runs_directory / run_id / "checkpoints"
-    _kill_engine(chaos, run_id, chance)
-    for checkpoint in sorted(folder.glob("step-*[0-9]"))[-1:]:
-        with contextlib.suppress(OSError):
-            os.truncate(checkpoint / "adapter_model.safetensors", 100)
-
-
-def _pause(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    with contextlib.suppress(grpc.RpcError):  # it may have ended
-        chaos.stack.stub.PauseRun(trainer_pb2.PauseRunRequest(run_id=run_id))
-        wait_until(lambda: chaos.stack.get(run_id).state != RUNNING, "a run that is paused")
-
-
-def _expire_lease(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    """The lease is lost, and somebody else may take the run."""
-    with chaos.valkey.client() as client:
-        client.delete(keys.lease_key(run_id))
-    _deliver_twice(chaos, run_id, chance)
-
-
-def _freeze_worker(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    """A worker that sleeps through its lease and wakes: its engine meets a newer attempt's."""
-    worker = chaos.worker_of(run_id)
-    os.kill(worker.pool_child, signal.SIGSTOP)
-    child = worker.pool_child
-    time.sleep(chance.uniform(4, 8))
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(child, signal.SIGCONT)
-
-
-def _vanishing_watchers(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    for _ in range(20):
-        call = chaos.stack.stub.WatchRun(trainer_pb2.WatchRunRequest(run_id=run_id))
-        with contextlib.suppress(grpc.RpcError):
-            next(call)
-        call.cancel()
-
-
-FAULTS: Mapping[str, Fault] = {
-    "nothing": _nothing,
-    "engine killed": _kill_engine,
-    "pool child killed": _kill_pool_child,
-    "worker killed": _kill_worker,
-    "worker drained": _drain_worker,
-    "API killed": _kill_api,
-    "store killed": _restart_store,
-    "store frozen": _freeze_store,
-    "delivered three times more": _deliver_twice,
-    "checkpoint truncated": _truncate_checkpoint,
-    "paused": _pause,
-    "lease lost": _expire_lease,
-    "worker asleep": _freeze_worker,
-    "watchers vanish": _vanishing_watchers,
-}
+# Does something to a run; returns what it found wrong itself.
+Fault = Callable[[Chaos, str, random.Random], "list[str] | None"]
 
 
 def _free_port() -> int:

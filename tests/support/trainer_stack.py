@@ -194,9 +194,14 @@ _WORKER_SETTINGS: dict[str, object] = {
 }
 
 
-def wait_until(condition: Callable[[], bool], what: str, describe: Callable[[], str] = str) -> None:
+def wait_until(
+    condition: Callable[[], bool],
+    what: str,
+    describe: Callable[[], str] = str,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> None:
     """Polls until `condition` holds. Raises `TimeoutError` with `describe()` when it never does."""
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    give_up_at = time.monotonic() + patience_seconds
     while time.monotonic() < give_up_at:
         if condition():
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -202,7 +203,7 @@ async def test_many_workers_race_for_one_run_and_one_gets_it(
 ) -> None:
     async with open_store(valkey) as (store, _):
         run_id = await a_run(store, PLANNED)
-        owners = iter(range(1000))
+        owners = itertools.count()
         monkeypatch.setattr(
             "services.trainer.worker.take_up.lease_owner", lambda: f"other:{next(owners)}"
         )
@@ -211,6 +212,25 @@ async def test_many_workers_race_for_one_run_and_one_gets_it(
         assert len(records) == 1
         assert await store.lease_owner(run_id) == records[0].owner
         assert records[0].run.attempt_count == 1
+
+
+async def test_two_workers_race_a_thousand_times_and_tokens_only_grow(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = itertools.count()
+    monkeypatch.setattr(
+        "services.trainer.worker.take_up.lease_owner", lambda: f"other:{next(owners)}"
+    )
+    worker_settings = _worker_settings(valkey)
+    async with open_store(valkey) as (store, _), open_store(valkey) as (other, _):
+        run_id = await a_run(store, PLANNED)
+        for number in range(1, 1001):
+            contenders = (take_up(one, run_id, worker_settings) for one in (store, other))
+            records = [one for one in await asyncio.gather(*contenders) if one is not None]
+            assert [one.run.attempt_count for one in records] == [number]
+            # As when the worker drains: the run waits for the next.
+            drained = Transition(RESUMING, "drained", {"delivery_count": 0}, owner=records[0].owner)
+            await store.change(run_id, lambda _, step=drained: step)
 
 
 async def test_message_that_arrives_before_the_api_has_noted_it(valkey: Valkey) -> None:
