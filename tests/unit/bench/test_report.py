@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
-from bench import charts, report, report_measurements, report_predictions
+from bench import charts, report, report_chaos, report_measurements, report_predictions
 from bench.report_facts import facts
 from bench.report_text import Ratio, percent, ratio_of, seconds, significant, span, summarise
 from elite_cli.charts.files import save
@@ -65,6 +65,9 @@ DOCUMENTS: Mapping[str, Any] = {
        "left_out": [{"model": "m", "tokens": 9999, "reason": "it would take too long"}]},
     "ladder": {"machine": MACHINE, "rows": [ladder_row(1, 3e9, 4e9), ladder_row(2, 7e9, 6e9)],
                "growth": [{"mode": "keys on the device", "measured": 12, "expected": 12}]},
+    "chaos": {"machine": MACHINE, "faults": [
+        {"fault": "a plug pulled", "rounds": 7, "lost": 2, "attempts": 1.5, "median_seconds": 3.0,
+         "longest_seconds": 60.0}]},
     "gpu": {"environment": {"card": "Some GPU"}, "rows": [{"tier": 8, "peak_bytes": None}]},
     "profile": {"cases": [{
         "model": "a", "tokens": 4096, "seconds": 4.0,
@@ -233,6 +236,12 @@ def test_faster_means_in_every_round_from_there_on() -> None:
     cases += [speed_case("streaming", tokens, *taken) for tokens, taken in shares.items()]
     finding = report_measurements.speed({"cases": cases}).finding
     assert "faster in every round from 4 tokens on" in finding
+
+
+def test_what_was_lost_is_said_first() -> None:
+    body = report_chaos.chaos(DOCUMENTS["chaos"])
+    assert body.finding == "7 rounds of 1 faults: anything lost in 2."
+    assert "| a plug pulled | 7 | 2 | 1.50 | 3.00 s | 60.0 s |" in "\n".join(body.blocks)
 
 
 def test_a_ladder_row_outside_its_card_is_named() -> None:
