@@ -11,13 +11,10 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from elite_cli.errors import CliError, ExitCode
+from services.common.transport import TransportError, open_channel
 
 # Where gRPC libraries of all languages put google.rpc.Status.
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
-
-# Loopback and private networks are where these services live; a proxy set for the web would
-# swallow the calls.
-CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
 
 DEFAULT_DEADLINE_SECONDS = 30.0
 DEADLINE_SECONDS = {
@@ -101,6 +98,8 @@ class ServiceClient:
         where = f"{self.name} at {self.address}"
         details = str(error.details() or "").strip()
         if code == grpc.StatusCode.UNAVAILABLE:
+            if "handshake" in details.lower() or "certificate" in details.lower():
+                return f"{where}: no encrypted connection ({details}): look at ELITE_CLIENT_TLS_*"
             return f"{where}: cannot be reached: check the address and that the service is up"
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             seconds = DEADLINE_SECONDS.get(method, DEFAULT_DEADLINE_SECONDS)
@@ -139,5 +138,8 @@ def _details(status: status_pb2.Status) -> tuple[str, list[Any]]:
 
 def connect(name: str, address: str, make_stub: Callable[[grpc.Channel], Any]) -> ServiceClient:
     """A client of the service called `name`; connects at the first call."""
-    channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    try:
+        channel = open_channel(address)
+    except TransportError as error:
+        raise CliError(str(error), exit_code=ExitCode.BAD_INPUT) from error
     return ServiceClient(name, address, make_stub(channel), channel)

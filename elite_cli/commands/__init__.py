@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from elite_cli.commands import catalogues, runs
+from elite_cli.commands import catalogues, runs, tokens
 from elite_cli.commands.demo import demo
 from elite_cli.commands.plan import estimate, plan
 from elite_cli.commands.profile import profile
@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command("estimate")(estimate)
     app.command("train")(train)
     app.add_typer(runs.app, name="runs")
+    app.add_typer(tokens.app, name="tokens")
     app.command("tiers")(catalogues.tiers)
     app.command("models")(catalogues.models)
     app.command("gpus")(catalogues.gpus)

@@ -16,10 +16,10 @@ def grpc_health(address: str, service: str) -> Callable[[], bool]:
         import grpc
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-        from elite_cli.client import CHANNEL_OPTIONS
+        from services.common.transport import open_channel
 
         request = health_pb2.HealthCheckRequest(service=service)
-        with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        with open_channel(address) as channel:
             try:
                 answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=PROBE_SECONDS)
             except grpc.RpcError:

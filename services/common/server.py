@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +18,15 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.common.access import TokenFile, TokenFileError
 from services.common.addresses import AddressError, is_unix_socket
+from services.common.client_limits import ClientLimits
 from services.common.interceptors import server_interceptors
+from services.common.interceptors.access import AccessInterceptor
 from services.common.metrics import RpcMetrics, serve_metrics
 from services.common.processes import is_worker, report_ready
 from services.common.settings import ServerSettings
+from services.common.transport import TransportError, is_local, server_credentials
 
 logger = logging.getLogger("elite.server")
 
@@ -73,10 +78,11 @@ async def start_server(
     """Starts `service` on `settings.address`; returns once it answers calls.
 
     A worker (see `services.common.processes`) shares the port with its siblings.
-    Raises `AddressError` naming the address when it cannot be bound.
+    Raises `AddressError` naming the address when it cannot be bound, and `TokenFileError` or
+    `TransportError` for a setting that cannot work.
     """
     server = grpc.aio.server(
-        interceptors=server_interceptors(metrics),
+        interceptors=server_interceptors(metrics, _access(settings)),
         maximum_concurrent_rpcs=settings.max_concurrent_requests,
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -87,9 +93,10 @@ async def start_server(
     service.register(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    names = (service.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
-    port = _bind(server, settings.address)
+    if settings.reflection:
+        names = (service.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    port = _bind(server, settings)
     await service.start()
     await _report_health(service, health_servicer)
     await server.start()
@@ -98,9 +105,26 @@ async def start_server(
     return RunningServer(server, service, health_servicer, port, grace_seconds, task)
 
 
-def _bind(server: grpc.aio.Server, address: str) -> int:
+def _access(settings: ServerSettings) -> AccessInterceptor:
+    limits = ClientLimits(
+        settings.max_client_requests_per_second, settings.max_client_concurrent_requests
+    )
+    tokens = TokenFile(settings.tokens_file) if settings.tokens_file else None
+    return AccessInterceptor(tokens, limits)
+
+
+def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
+    address = settings.address
+    credentials = server_credentials(
+        settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+    )
+    if credentials is None and settings.tokens_file and not is_local(address):
+        logger.warning("tokens come unencrypted: set tls_certificate", extra={"address": address})
     try:
-        port = server.add_insecure_port(address)
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         problem = f"cannot listen on {address}: is another process using it?"
         raise AddressError(problem) from error
@@ -125,8 +149,25 @@ async def _keep_health_truthful(service: ServiceDefinition, health_servicer: Any
         await _report_health(service, health_servicer)
 
 
-async def serve(service: ServiceDefinition, settings: ServerSettings) -> None:
-    """Runs a service as a process: until SIGTERM or SIGINT, then drains. Raises `AddressError`."""
+def run_service(name: str, make: Callable[[], ServiceDefinition], settings: ServerSettings) -> int:
+    """A service as a process: until SIGTERM or SIGINT, then drains. Returns the exit status.
+
+    2, with a line on stderr, when a setting keeps it from starting. `make` is called in the event
+    loop.
+    """
+
+    async def run() -> None:
+        await _serve(make(), settings)
+
+    try:
+        asyncio.run(run())
+    except (AddressError, TokenFileError, TransportError) as error:
+        print(f"elite {name}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+async def _serve(service: ServiceDefinition, settings: ServerSettings) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 from services.common.addresses import AddressError
@@ -26,7 +25,7 @@ def main() -> int:
 
 def _serve(settings: PlannerSettings) -> int:
     # Here, so that the parent of several processes stays small.
-    from services.common.server import serve
+    from services.common.server import run_service
     from services.planner.ladder import LadderFileError
     from services.planner.servicer import planner_service
 
@@ -34,8 +33,7 @@ def _serve(settings: PlannerSettings) -> int:
         service = planner_service(settings)
     except LadderFileError as error:
         return _refuse(error)
-    asyncio.run(serve(service, settings))
-    return 0
+    return run_service("planner", lambda: service, settings)
 
 
 def _refuse(error: Exception) -> int:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 
 from prometheus_client import REGISTRY
 
 from services.common.logging import configure_logging
-from services.common.server import serve
+from services.common.server import run_service
 from services.profiler.metrics import ProfileCollector
 from services.profiler.profiler import Profiler
 from services.profiler.servicer import profiler_service
 from services.profiler.settings import ProfilerSettings
 
 
-def main() -> None:
-    """Serves until SIGTERM."""
+def main() -> int:
+    """Serves until SIGTERM or SIGINT."""
     settings = ProfilerSettings()
     configure_logging("profiler", settings.log_level, settings.log_format)
     REGISTRY.register(ProfileCollector(Profiler(settings).snapshot))
-    asyncio.run(serve(profiler_service(settings), settings))
+    return run_service("profiler", lambda: profiler_service(settings), settings)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

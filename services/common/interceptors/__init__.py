@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc.aio
 
+from services.common.interceptors.access import AccessInterceptor
 from services.common.interceptors.error_status import ErrorStatusInterceptor
 from services.common.interceptors.request_log import RequestLogInterceptor
 from services.common.interceptors.request_validation import ValidationInterceptor
@@ -11,11 +12,14 @@ from services.common.interceptors.rpc_metrics import MetricsInterceptor
 from services.common.metrics import RpcMetrics
 
 
-def server_interceptors(metrics: RpcMetrics) -> list[grpc.aio.ServerInterceptor]:
-    """Log and count what the caller sees; translate errors; validate; then the servicer."""
+def server_interceptors(
+    metrics: RpcMetrics, access: AccessInterceptor
+) -> list[grpc.aio.ServerInterceptor]:
+    """Log and count what the caller sees; translate errors; who is it; validate; the servicer."""
     return [
         RequestLogInterceptor(),
         MetricsInterceptor(metrics),
         ErrorStatusInterceptor(),
+        access,
         ValidationInterceptor(),
     ]

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 
 from prometheus_client import REGISTRY
 
 from services.common.logging import configure_logging
-from services.common.server import serve
+from services.common.server import run_service
 from services.trainer.api.collector import FleetCollector
 from services.trainer.api.servicer import trainer_service
 from services.trainer.api.settings import TrainerApiSettings
 
 
-def main() -> None:
+def main() -> int:
     """Serves until SIGTERM or SIGINT."""
     settings = TrainerApiSettings()
     configure_logging("trainer-api", settings.log_level, settings.log_format)
     REGISTRY.register(FleetCollector(settings.trainer))
-
-    async def run() -> None:
-        await serve(trainer_service(settings), settings)
-
-    asyncio.run(run())
+    return run_service("trainer", lambda: trainer_service(settings), settings)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,6 +8,7 @@ import logging
 from kombu.exceptions import OperationalError
 
 from elite.trainer.v1 import trainer_pb2
+from services.common.access import current_client, require_owner
 from services.common.errors import ErrorReason, FieldViolation, ServiceError, invalid_fields
 from services.trainer.api.convert import fingerprint
 from services.trainer.api.data_checks import check_data
@@ -92,6 +93,7 @@ class Runs:
         """Ends a run that no worker has, asks the worker of a running one, leaves an ended one."""
 
         def decide(record: RunRecord) -> Transition | None:
+            _require_owner(record.run)
             if record.run.state not in WAITING_STATES | {PAUSED}:
                 return None
             return Transition(CANCELLED, "cancelled while no worker had it")
@@ -113,6 +115,7 @@ class Runs:
         """
 
         def decide(record: RunRecord) -> Transition | None:
+            _require_owner(record.run)
             if record.run.state in TERMINAL_STATES:
                 raise _wrong_state(record.run, "one that has not ended can be paused")
             if record.run.state not in WAITING_STATES:
@@ -133,6 +136,7 @@ class Runs:
         """Queues a paused, failed or cancelled run again. Raises PRECONDITION_FAILED for others."""
 
         def decide(record: RunRecord) -> Transition:
+            _require_owner(record.run)
             if record.run.state not in RESUMABLE_STATES:
                 problem = "only a paused, failed or cancelled one can be resumed"
                 raise _wrong_state(record.run, problem)
@@ -167,6 +171,7 @@ class Runs:
     async def _record(self, request: trainer_pb2.CreateRunRequest, asked: str) -> str:
         run = trainer_pb2.Run(request_id=request.request_id, state=PENDING, spec=request.spec)
         run.device_class = device_class_of(request.spec.plan)
+        run.submitted_by = current_client.get().name
         run.progress.total_steps = request.spec.training.steps
         run.progress.predicted_peak_bytes = request.spec.plan.gpu_memory.total_bytes
         while True:
@@ -183,6 +188,10 @@ class Runs:
     async def _explained(self, record: RunRecord) -> trainer_pb2.Run:
         await self._fleet.explain_waiting([record.run])
         return record.run
+
+
+def _require_owner(run: trainer_pb2.Run) -> None:
+    require_owner(run.submitted_by, f"run {run.run_id}")
 
 
 def _conflict(earlier: RunRecord) -> ServiceError:

@@ -48,6 +48,7 @@ def new_record_fields(
         "progress": run.progress.SerializeToString(),
         "detail": run.status_detail,
         "device_class": run.device_class,
+        "submitted_by": run.submitted_by,
     }
 
 
@@ -64,6 +65,7 @@ def record_from_fields(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord:
         pause_requested=_text(fields, b"pause_requested") == "1",
         replan_count=_number(fields, b"replan_count"),
         device_class=_text(fields, b"device_class"),
+        submitted_by=_text(fields, b"submitted_by"),
         status_detail=_text(fields, b"detail"),
     )
     parts: dict[bytes, Message] = {b"spec": run.spec, b"progress": run.progress}

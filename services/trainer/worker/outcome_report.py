@@ -10,6 +10,7 @@ import grpc
 
 from elite.planner.v1 import planner_pb2, planner_pb2_grpc
 from elite.trainer.v1 import trainer_pb2
+from services.common.transport import open_channel
 from services.trainer.worker.progress import ProgressTracker
 
 logger = logging.getLogger("elite.trainer.worker")
@@ -59,7 +60,7 @@ def outcome_request(
 def _send(
     address: str, request: planner_pb2.ReportOutcomeRequest
 ) -> planner_pb2.ReportOutcomeResponse:
-    with grpc.insecure_channel(address) as channel:
+    with open_channel(address) as channel:
         stub = planner_pb2_grpc.PlannerServiceStub(channel)
         response: planner_pb2.ReportOutcomeResponse = stub.ReportOutcome(
             request, timeout=_DEADLINE_SECONDS

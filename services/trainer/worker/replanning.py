@@ -10,11 +10,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import grpc
-
 from elite.planner.v1 import planner_pb2, planner_pb2_grpc
 from elite.profiler.v1 import profiler_pb2, profiler_pb2_grpc
 from elite.trainer.v1 import trainer_pb2
+from services.common.transport import open_channel
 
 OUT_OF_MEMORY = (
     trainer_pb2.FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY,
@@ -88,7 +87,7 @@ class Replanner:
         return compared(plan, response, cause, why)
 
     def _question(self, run: trainer_pb2.Run) -> planner_pb2.PlanRequest:
-        with grpc.insecure_channel(self._planner) as channel:
+        with open_channel(self._planner) as channel:
             stub = planner_pb2_grpc.PlannerServiceStub(channel)
             everything = planner_pb2.ListOptimizationsRequest()
             found = stub.ListOptimizations(everything, timeout=_DEADLINE_SECONDS).optimizations
@@ -98,13 +97,13 @@ class Replanner:
         return request
 
     def _use_own_machine(self, request: planner_pb2.PlanRequest) -> None:
-        with grpc.insecure_channel(self._profiler) as channel:
+        with open_channel(self._profiler) as channel:
             stub = profiler_pb2_grpc.ProfilerServiceStub(channel)
             found = stub.GetProfile(profiler_pb2.GetProfileRequest(), timeout=_DEADLINE_SECONDS)
         request.machine.profile.CopyFrom(found.profile)
 
     def _ask(self, request: planner_pb2.PlanRequest) -> planner_pb2.PlanResponse:
-        with grpc.insecure_channel(self._planner) as channel:
+        with open_channel(self._planner) as channel:
             stub = planner_pb2_grpc.PlannerServiceStub(channel)
             response: planner_pb2.PlanResponse = stub.Plan(request, timeout=_DEADLINE_SECONDS)
         return response

@@ -1,3 +1,4 @@
+from elite.access.v1 import access_pb2 as _access_pb2
 from elite.profiler.v1 import profiler_pb2 as _profiler_pb2
 from elite.validation.v1 import validation_pb2 as _validation_pb2
 from google.protobuf.internal import containers as _containers

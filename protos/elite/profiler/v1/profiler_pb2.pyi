@@ -1,5 +1,6 @@
 import datetime
 
+from elite.access.v1 import access_pb2 as _access_pb2
 from elite.validation.v1 import validation_pb2 as _validation_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers

@@ -1,0 +1,77 @@
+"""How much one client may ask for: calls a second, and calls at once."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from services.common.errors import ErrorReason, ServiceError
+
+# Clients whose buckets are remembered; those not heard of for longest are forgotten.
+_MOST_CLIENTS = 10_000
+
+
+@dataclass(slots=True)
+class _Account:
+    tokens: float
+    filled_at: float
+    calls: int = 0
+
+
+class ClientLimits:
+    """A token bucket and a count of open calls for every client. Zero is no limit.
+
+    A bucket holds as many calls as come in two seconds, at least one; so short bursts pass.
+    """
+
+    def __init__(
+        self, per_second: float, at_once: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._per_second, self._at_once, self._clock = per_second, at_once, clock
+        self._depth = max(1.0, 2 * per_second)
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
+
+    @contextmanager
+    def call_of(self, client: str) -> Iterator[None]:
+        """For as long as a call lasts. Raises `ServiceError` (RATE_LIMITED)."""
+        if not (self._per_second or self._at_once):
+            yield
+            return
+        account = self._account(client)
+        self._take(account)
+        account.calls += 1
+        try:
+            yield
+        finally:
+            account.calls -= 1
+
+    def _account(self, client: str) -> _Account:
+        account = self._accounts.setdefault(client, _Account(self._depth, self._clock()))
+        self._accounts.move_to_end(client)
+        while len(self._accounts) > _MOST_CLIENTS:
+            name, oldest = self._accounts.popitem(last=False)
+            if oldest.calls:  # it is here yet
+                self._accounts[name] = oldest
+                break
+        return account
+
+    def _take(self, account: _Account) -> None:
+        if self._at_once and account.calls >= self._at_once:
+            problem = f"{account.calls} calls of yours are open, the limit for one client"
+            raise ServiceError(ErrorReason.RATE_LIMITED, f"{problem}: end some first")
+        if not self._per_second:
+            return
+        now = self._clock()
+        filled = account.tokens + (now - account.filled_at) * self._per_second
+        account.tokens, account.filled_at = min(self._depth, filled), now
+        if account.tokens < 1:
+            wait = (1 - account.tokens) / self._per_second
+            raise ServiceError(
+                ErrorReason.RATE_LIMITED,
+                f"more than {self._per_second:g} calls a second: wait {wait:.1f} s",
+                metadata={"retry_after_seconds": f"{wait:.3f}"},
+            )
+        account.tokens -= 1

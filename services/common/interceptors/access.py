@@ -1,0 +1,72 @@
+"""Who calls, whether they may, and how often; and a record of every change."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from elite.access.v1 import access_pb2
+from services.common.access import (
+    ANYBODY,
+    Client,
+    TokenFile,
+    authorise,
+    current_client,
+    is_open,
+    required_role,
+)
+from services.common.client_limits import ClientLimits
+from services.common.interceptors.base import AroundInterceptor, Call
+from services.common.interceptors.status import status_name
+
+audit = logging.getLogger("elite.audit")
+
+
+class AccessInterceptor(AroundInterceptor):
+    """Before the request is looked at. Without a file of tokens anybody may do anything."""
+
+    def __init__(self, tokens: TokenFile | None, limits: ClientLimits) -> None:
+        self._tokens, self._limits = tokens, limits
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        """Sets the client for the length of the call. Raises `ServiceError` when it may not."""
+        if is_open(call.method):
+            yield
+            return
+        client = self._client(call)
+        error: BaseException | None = None
+        try:
+            client = authorise(client, call.method)
+            current_client.set(client)  # a call is a task of its own
+            with self._limits.call_of(client.name or _host(call)):
+                yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if required_role(call.method) > access_pb2.ROLE_VIEWER:
+                _record(call, client, error)
+
+    def _client(self, call: Call) -> Client | None:
+        if self._tokens is None:
+            return ANYBODY
+        sent = dict(call.context.invocation_metadata() or ()).get("authorization", "")
+        return self._tokens.client(str(sent))
+
+
+def _record(call: Call, client: Client | None, error: BaseException | None) -> None:
+    audit.info("change", extra={
+        "method": call.method.rpartition("/")[2],
+        "client": client.name if client else "unknown",
+        "peer": call.context.peer(),
+        "run_id": getattr(call.request, "run_id", ""),
+        "outcome": error.reason.value if hasattr(error, "reason")
+        else status_name(call.context, error),
+    })  # fmt: skip
+
+
+def _host(call: Call) -> str:
+    """Of whom nothing else is known: "ipv4:10.0.0.7"."""
+    return str(call.context.peer()).rpartition(":")[0]
