@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import urlsplit
+from typing import Annotated, Self
+from urllib.parse import quote, urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.common.settings import default_state_directory
@@ -18,11 +18,15 @@ REDIS_SCHEMES = ("redis", "rediss", "unix")
 class TrainerSettings(BaseSettings):
     """Where runs are recorded, where they keep their files, and what they may read."""
 
-    model_config = SettingsConfigDict(env_prefix="ELITE_TRAINER_")
+    model_config = SettingsConfigDict(env_prefix="ELITE_TRAINER_", hide_input_in_errors=True)
 
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
         description="redis://host:port/db, rediss://... or unix:///path; records and queue",
+    )
+    redis_username: str = Field(default="", description="ACL user; empty: that of the URL")
+    redis_password_file: Path | None = Field(
+        default=None, description="file with the user's password, instead of one in the URL"
     )
     runs_directory: Path = Field(
         default_factory=lambda: default_state_directory() / "runs",
@@ -75,6 +79,24 @@ class TrainerSettings(BaseSettings):
         if urlsplit(value).scheme not in REDIS_SCHEMES:
             raise ValueError(f"must start with one of {', '.join(REDIS_SCHEMES)}")
         return value
+
+    @model_validator(mode="after")
+    def _put_in_credentials(self) -> Self:
+        """Both clients, redis-py and Celery, take them from the URL only."""
+        if self.redis_password_file is None:
+            return self
+        parts = urlsplit(self.redis_url)
+        if parts.scheme == "unix":
+            raise ValueError("redis_password_file: needs a redis_url of redis:// or rediss://")
+        try:
+            password = self.redis_password_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"redis_password_file: {self.redis_password_file}: {error}") from error
+        user = quote(self.redis_username or parts.username or "", safe="")
+        host = parts.netloc.rpartition("@")[2]
+        place = f"{user}:{quote(password, safe='')}@{host}"
+        self.redis_url = parts._replace(netloc=place).geturl()
+        return self
 
     @property
     def redis_place(self) -> str:

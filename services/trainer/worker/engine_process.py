@@ -49,6 +49,7 @@ class EngineProcess:
                     stdout=log,
                     stderr=log,
                     pass_fds=(write_end,),
+                    env=_environment(),
                     start_new_session=True,
                 )
         except BaseException:
@@ -139,6 +140,11 @@ class _LineSplitter:
             logger.warning("dropped an overlong line of the engine")
             self._rest, self._is_too_long = b"", True
         return [line for line in lines if line.strip()]
+
+
+def _environment() -> dict[str, str]:
+    """An engine is told everything on its command line; our variables may hold secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ELITE_")}
 
 
 def _wait_for_exit(process_id: int) -> None:

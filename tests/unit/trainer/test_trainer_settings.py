@@ -42,6 +42,32 @@ def test_unknown_redis_scheme_is_refused() -> None:
         TrainerSettings(redis_url="http://localhost")
 
 
+@pytest.mark.parametrize(
+    ("url", "user", "whole"),
+    [
+        ("redis://redis:6379/0", "api", "redis://api:s%2Fe%40c@redis:6379/0"),
+        ("rediss://worker:old@redis/2", "", "rediss://worker:s%2Fe%40c@redis/2"),
+        ("redis://redis", "", "redis://:s%2Fe%40c@redis"),
+    ],
+)
+def test_the_password_comes_from_a_file(tmp_path: Path, url: str, user: str, whole: str) -> None:
+    (tmp_path / "password").write_text("s/e@c\n")
+    settings = TrainerSettings(
+        redis_url=url, redis_username=user, redis_password_file=tmp_path / "password"
+    )
+    assert settings.redis_url == whole
+
+
+def test_a_wrong_password_file_is_named_and_no_secret_is_shown(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"redis_password_file: .*none: .*No such file"):
+        TrainerSettings(redis_password_file=tmp_path / "none")
+    with pytest.raises(ValidationError, match="redis_password_file: needs a redis_url of redis"):
+        TrainerSettings(redis_url="unix:///a", redis_password_file=tmp_path / "none")
+    with pytest.raises(ValidationError) as refused:
+        TrainerSettings(redis_url="http://user:secret@host")
+    assert "secret" not in str(refused.value)
+
+
 def test_engine_command_is_split_as_a_shell_would(monkeypatch: pytest.MonkeyPatch) -> None:
     assert TrainerWorkerSettings().engine_command[1:] == ("-m", "services.trainer.engine")
     monkeypatch.setenv("ELITE_TRAINER_WORKER_ENGINE_COMMAND", "numactl -N 0 'my python' -m engine")

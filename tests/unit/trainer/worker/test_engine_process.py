@@ -60,6 +60,18 @@ async def test_output_and_errors_go_to_the_log(tmp_path: Path) -> None:
     assert (tmp_path / "engine.log").read_text() == "out\nerr\n"
 
 
+async def test_our_secrets_do_not_reach_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ELITE_TRAINER_REDIS_URL", "redis://user:hush@host")
+    monkeypatch.setenv("SOMETHING_ELSE", "kept")
+    engine = start("os.write(fd, repr(dict(os.environ)).encode() + b'\\n')", tmp_path)
+    (line,) = [line async for line in engine.lines()]
+    await engine.close()
+    assert b"hush" not in line
+    assert b"kept" in line
+
+
 async def test_a_signal_shows_in_the_exit_status(tmp_path: Path) -> None:
     engine = start("os.write(fd, b'up\\n'); time.sleep(600)", tmp_path)
     await anext(engine.lines())
