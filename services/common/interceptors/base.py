@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,32 @@ class Call:
     """One call as an interceptor sees it."""
 
     method: str  # "/elite.planner.v1.PlannerService/Plan"
-    request: Message
+    request: Message | Malformed
     context: Any  # grpc.aio.ServicerContext; its stubs miss half its methods
+
+
+class Malformed:
+    """Stands for a request whose bytes are no message; see `ValidationInterceptor`."""
+
+
+class _Decode:
+    """A deserializer that tells of bytes it cannot read instead of raising.
+
+    gRPC would end the call as UNKNOWN, with the name of the exception, before any interceptor.
+    """
+
+    def __init__(self, decode: Callable[[bytes], Any]) -> None:
+        self._decode = decode
+
+    def __call__(self, data: bytes) -> Any:
+        try:
+            return self._decode(data)
+        except (DecodeError, ValueError):
+            return Malformed()
+
+
+def _decoding(decode: Any) -> _Decode:
+    return decode if isinstance(decode, _Decode) else _Decode(decode)
 
 
 class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
@@ -44,7 +68,7 @@ class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
             return handler
         method = handler_call_details.method
         rebuild = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": _decoding(handler.request_deserializer),
             "response_serializer": handler.response_serializer,
         }
         if handler.response_streaming:
