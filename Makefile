@@ -57,6 +57,22 @@ bench-planner: $(INSTALLED) ## Measure Plan beside an empty call, alone and unde
 bench-speed: $(INSTALLED) ## Measure streaming beside stock training, 2K to 32K tokens; writes bench/results/speed.json
 	@$(PYTHON_IN) -m bench.speed
 
+.PHONY: images
+images: ## Build the images of all services with Docker
+	@for target in profiler planner trainer-api trainer-worker; do \
+	    docker build $(DOCKER_BUILD_OPTIONS) -f deploy/docker/Dockerfile --target $$target -t elite/$$target:0.1.0 . || exit; \
+	done
+
+COMPOSE := docker compose -f deploy/compose/compose.yaml
+.PHONY: compose-up
+compose-up: images ## Start everything in containers; ELITE_DATA and ELITE_MODELS name the folders runs may read
+	@scripts/compose_secrets.sh
+	@$(COMPOSE) --profile monitoring --profile grafana up -d --wait
+
+.PHONY: compose-down
+compose-down: ## Stop the containers; runs and records are kept
+	@$(COMPOSE) --profile monitoring --profile grafana down
+
 .PHONY: clean
 clean: ## Remove the environment and everything runs have left in .elite
 	@rm -rf $(ENVIRONMENT) .elite

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import report_chaos, report_measurements, report_predictions
+from bench import report_chaos, report_load, report_measurements, report_predictions
 from bench.report_text import NOT_MEASURED, Body, Document, listed, table
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ SECTIONS = (
     Section("choices", "The planner's choice", report_predictions.choices),
     Section("profile", "Phases of a step", report_measurements.profile, optional=True),
     Section("chaos", "What was broken, and what was lost", report_chaos.chaos),
+    Section("load", "Many clients at once", report_load.load),
     Section("gpu", "GPU", report_measurements.gpu, needs_gpu=True),
 )  # fmt: skip
 

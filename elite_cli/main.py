@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -103,6 +105,23 @@ def show_error(error: CliError) -> None:
         print(hint, file=sys.stderr)
 
 
+@contextmanager
+def _traced(arguments: list[str]) -> Iterator[None]:
+    """The span of one invocation, named by its command, when traces go anywhere."""
+    from services.common import tracing
+
+    if not tracing.is_wanted():
+        yield
+        return
+    tracing.configure_tracing("cli")
+    words = [word for word in arguments if not word.startswith("-")]
+    try:
+        with tracing.span(f"elite {' '.join(words[:1])}", kind="CLIENT"):
+            yield
+    finally:
+        tracing.stop_tracing()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     from elite_cli import commands
@@ -110,8 +129,10 @@ def main(arguments: list[str] | None = None) -> int:
     commands.register(app)
     # Ends as Ctrl-C does: streams are cancelled, in-process services stop, sockets go.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    given = global_options_first(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=global_options_first(sys.argv[1:] if arguments is None else arguments))
+        with _traced(given):
+            app(args=given)
     except CliError as error:
         sys.stdout.flush()
         show_error(error)

@@ -26,6 +26,7 @@ from services.common.interceptors.access import AccessInterceptor
 from services.common.metrics import RpcMetrics, serve_metrics
 from services.common.processes import is_worker, report_ready
 from services.common.settings import ServerSettings
+from services.common.tracing import configure_tracing, stop_tracing
 from services.common.transport import TransportError, is_local, server_credentials
 
 logger = logging.getLogger("elite.server")
@@ -159,11 +160,14 @@ def run_service(name: str, make: Callable[[], ServiceDefinition], settings: Serv
     async def run() -> None:
         await _serve(make(), settings)
 
+    configure_tracing(name)
     try:
         asyncio.run(run())
     except (AddressError, TokenFileError, TransportError) as error:
         print(f"elite {name}: {error}", file=sys.stderr)
         return 2
+    finally:
+        stop_tracing()
     return 0
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import grpc
 
+from services.common.tracing import TRACEPARENT, current_traceparent, is_wanted
+
 # Loopback and private networks are where these services live; a proxy set for the web would
 # swallow the calls.
 CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
@@ -78,6 +80,7 @@ class ClientTransport:
             channel = grpc.secure_channel(address, self._credentials(), self._options(options))
         else:
             channel = grpc.insecure_channel(address, options)
+        channel = grpc.intercept_channel(channel, _SendTrace()) if is_wanted() else channel
         token = self._token()
         if not token:
             return channel
@@ -86,7 +89,7 @@ class ClientTransport:
                 f"a token for {address} would go over the network unencrypted: set "
                 f"{_PREFIX}TLS_CA, or {_PREFIX}PLAINTEXT_TOKEN=1 where something else encrypts"
             )
-        return grpc.intercept_channel(channel, _SendToken(token))
+        return grpc.intercept_channel(channel, _SendHeader("authorization", f"Bearer {token}"))
 
     def _credentials(self) -> grpc.ChannelCredentials:
         if bool(self.tls_certificate) != bool(self.tls_key):
@@ -128,14 +131,14 @@ def is_local(address: str) -> bool:
         return host == "localhost"
 
 
-class _SendToken(
+class _SendHeader(
     grpc.UnaryUnaryClientInterceptor,  # type: ignore[misc]
     grpc.UnaryStreamClientInterceptor,  # type: ignore[misc]
 ):
-    """Adds the `authorization` header; gRPC's own way refuses to without TLS, even on loopback."""
+    """Adds a header; gRPC's own way for tokens refuses to without TLS, even on loopback."""
 
-    def __init__(self, token: str) -> None:
-        self._header = ("authorization", f"Bearer {token}")
+    def __init__(self, name: str, value: str) -> None:
+        self._name, self._value = name, value
 
     def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: Any, request: Any
@@ -150,7 +153,22 @@ class _SendToken(
         return continuation(self._with_header(client_call_details), request)
 
     def _with_header(self, details: Any) -> Any:
-        return details._replace(metadata=[*(details.metadata or ()), self._header])
+        value = self._current()
+        sent = [(self._name, value)] if value else []
+        return details._replace(metadata=[*(details.metadata or ()), *sent])
+
+    def _current(self) -> str:
+        return self._value
+
+
+class _SendTrace(_SendHeader):
+    """Adds the span that is open where the call is made."""
+
+    def __init__(self) -> None:
+        super().__init__(TRACEPARENT, "")
+
+    def _current(self) -> str:
+        return current_traceparent()
 
 
 def _pem(name: str, path: Path) -> bytes:

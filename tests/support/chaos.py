@@ -12,8 +12,6 @@ import hashlib
 import os
 import random
 import shlex
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +21,7 @@ from pathlib import Path
 import grpc
 
 from elite.planner.v1 import planner_pb2
-from elite.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from elite.trainer.v1 import trainer_pb2
 from services.trainer.jobs.durable import CorruptFolderError, verify_folder
 from services.trainer.jobs.states import PAUSED, SUCCEEDED, TERMINAL_STATES
 from tests.fixtures.engine import (
@@ -33,7 +31,8 @@ from tests.fixtures.engine import (
     write_corpus,
     write_tiny_model,
 )
-from tests.support.trainer_stack import REPOSITORY, TrainerStack, Worker, is_alive
+from tests.support.api_process import ApiProcess
+from tests.support.trainer_stack import TrainerStack, Worker, is_alive
 from tests.support.valkey import Valkey
 
 STEPS = 120
@@ -87,49 +86,19 @@ class Chaos:
         self.stack = ChaosStack(folder, self.valkey)
         write_tiny_model(folder / "models" / "tiny")
         write_corpus(folder / "data" / "code")
-        self._api: subprocess.Popen[bytes] | None = None
-        self._port = _free_port()
-        self._channel: grpc.Channel | None = None
-        self.start_api()
+        self.api = ApiProcess(self.stack)
+        self.api.start()
         for _ in range(2):
             self.start_worker()
         self.undisturbed = self._reference()
 
     def close(self) -> None:
         """Ends everything."""
-        if self._channel:
-            self._channel.close()
-        if self._api:
-            self._api.kill()
-            self._api.wait()
+        self.api.close()
         self.stack.close()
         self.valkey.close()
 
     # Parts
-
-    def start_api(self) -> None:
-        """The API, as a process, on the same port as ever."""
-        settings = {
-            "ADDRESS": f"127.0.0.1:{self._port}", "SWEEP_INTERVAL_SECONDS": "0.3",
-            "REQUEUE_AFTER_SECONDS": "1.5",
-        }  # fmt: skip
-        environment = {f"ELITE_TRAINER_API_{name}": value for name, value in settings.items()}
-        log = (self.stack.folder / "api.log").open("ab")
-        self._api = subprocess.Popen(
-            [sys.executable, "-m", "services.trainer.api"], cwd=REPOSITORY,
-            env=self.stack.environment() | environment, stdout=log, stderr=log,
-        )  # fmt: skip
-        if self._channel:
-            self._channel.close()
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{self._port}")
-        grpc.channel_ready_future(self._channel).result(timeout=60)
-        self.stack.stub = trainer_pb2_grpc.TrainerServiceStub(self._channel)
-
-    def kill_api(self) -> None:
-        """SIGKILL."""
-        assert self._api is not None
-        self._api.kill()
-        self._api.wait()
 
     def start_worker(self) -> Worker:
         """One more worker, with the real engine."""
@@ -254,10 +223,3 @@ def engines_of(run_id: str) -> list[int]:
 
 # Does something to a run; returns what it found wrong itself.
 Fault = Callable[[Chaos, str, random.Random], "list[str] | None"]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

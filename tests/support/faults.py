@@ -17,9 +17,11 @@ import grpc
 from elite.trainer.v1 import trainer_pb2
 from services.trainer.jobs import keys
 from services.trainer.jobs.queue import TASK_NAME, make_celery
-from services.trainer.jobs.states import RUNNING, SUCCEEDED, TERMINAL_STATES
+from services.trainer.jobs.states import CANCELLED, RUNNING, SUCCEEDED, TERMINAL_STATES
 from tests.support.chaos import Chaos, Fault, engines_of
-from tests.support.trainer_stack import wait_until
+from tests.support.trainer_stack import is_alive, wait_until
+
+_LONGEST_ANSWER_SECONDS = 2.0
 
 
 def _nothing(chaos: Chaos, run_id: str, chance: random.Random) -> None:
@@ -51,9 +53,9 @@ def _drain_worker(chaos: Chaos, run_id: str, chance: random.Random) -> None:
 
 
 def _kill_api(chaos: Chaos, run_id: str, chance: random.Random) -> None:
-    chaos.kill_api()
+    chaos.api.kill()
     time.sleep(chance.uniform(0, 2))
-    chaos.start_api()
+    chaos.api.start()
 
 
 def _restart_store(chaos: Chaos, run_id: str, chance: random.Random) -> None:
@@ -90,6 +92,19 @@ def _pause(chaos: Chaos, run_id: str, chance: random.Random) -> None:
     with contextlib.suppress(grpc.RpcError):  # it may have ended
         chaos.stack.stub.PauseRun(trainer_pb2.PauseRunRequest(run_id=run_id))
         wait_until(lambda: chaos.stack.get(run_id).state != RUNNING, "a run that is paused")
+
+
+def _cancel(chaos: Chaos, run_id: str, chance: random.Random) -> list[str]:
+    """Acknowledged at once, no engine left; then resumed."""
+    asked_at = time.monotonic()
+    chaos.stack.stub.CancelRun(trainer_pb2.CancelRunRequest(run_id=run_id))
+    seconds = time.monotonic() - asked_at
+    wait_until(lambda: chaos.stack.get(run_id).state in TERMINAL_STATES, "an end")
+    problems = [f"engine {pid} is left" for pid in engines_of(run_id) if is_alive(pid)]
+    if chaos.stack.get(run_id).state == CANCELLED:
+        chaos.stack.stub.ResumeRun(trainer_pb2.ResumeRunRequest(run_id=run_id))
+    slow = seconds > _LONGEST_ANSWER_SECONDS
+    return [*problems, f"cancelling took {seconds:.1f} s to be acknowledged"] if slow else problems
 
 
 def _expire_lease(chaos: Chaos, run_id: str, chance: random.Random) -> None:
@@ -173,6 +188,7 @@ FAULTS: Mapping[str, Fault] = {
     "delivered three times more": _deliver_twice,
     "checkpoint truncated": _truncate_checkpoint,
     "paused": _pause,
+    "cancelled and resumed": _cancel,
     "lease lost": _expire_lease,
     "worker asleep": _freeze_worker,
     "visibility timeout expired": _expire_visibility,

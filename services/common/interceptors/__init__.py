@@ -9,15 +9,17 @@ from services.common.interceptors.error_status import ErrorStatusInterceptor
 from services.common.interceptors.request_log import RequestLogInterceptor
 from services.common.interceptors.request_validation import ValidationInterceptor
 from services.common.interceptors.rpc_metrics import MetricsInterceptor
+from services.common.interceptors.tracing import TracingInterceptor
 from services.common.metrics import RpcMetrics
 
 
 def server_interceptors(
     metrics: RpcMetrics, access: AccessInterceptor
 ) -> list[grpc.aio.ServerInterceptor]:
-    """Log and count what the caller sees; translate errors; who is it; validate; the servicer."""
+    """Log, trace, count what the caller sees; translate errors; who is it; validate; servicer."""
     return [
         RequestLogInterceptor(),
+        TracingInterceptor(),
         MetricsInterceptor(metrics),
         ErrorStatusInterceptor(),
         access,

@@ -10,6 +10,7 @@ from kombu.exceptions import OperationalError
 from elite.trainer.v1 import trainer_pb2
 from services.common.access import current_client, require_owner
 from services.common.errors import ErrorReason, FieldViolation, ServiceError, invalid_fields
+from services.common.tracing import current_traceparent
 from services.trainer.api.convert import fingerprint
 from services.trainer.api.data_checks import check_data
 from services.trainer.api.model_checks import check_model_path
@@ -172,6 +173,7 @@ class Runs:
         run = trainer_pb2.Run(request_id=request.request_id, state=PENDING, spec=request.spec)
         run.device_class = device_class_of(request.spec.plan)
         run.submitted_by = current_client.get().name
+        run.traceparent = current_traceparent()
         run.progress.total_steps = request.spec.training.steps
         run.progress.predicted_peak_bytes = request.spec.plan.gpu_memory.total_bytes
         while True:

@@ -49,6 +49,7 @@ def new_record_fields(
         "detail": run.status_detail,
         "device_class": run.device_class,
         "submitted_by": run.submitted_by,
+        "traceparent": run.traceparent,
     }
 
 
@@ -66,6 +67,7 @@ def record_from_fields(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord:
         replan_count=_number(fields, b"replan_count"),
         device_class=_text(fields, b"device_class"),
         submitted_by=_text(fields, b"submitted_by"),
+        traceparent=_text(fields, b"traceparent"),
         status_detail=_text(fields, b"detail"),
     )
     parts: dict[bytes, Message] = {b"spec": run.spec, b"progress": run.progress}

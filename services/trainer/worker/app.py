@@ -15,6 +15,7 @@ from celery import signals
 
 from services.common.logging import configure_logging
 from services.common.metrics import serve_metrics
+from services.common.tracing import configure_tracing, stop_tracing
 from services.trainer.jobs.queue import TASK_NAME, make_celery
 from services.trainer.worker.drain import begin_draining
 from services.trainer.worker.identity import set_worker_name
@@ -68,6 +69,7 @@ def _main_process_shutting_down(**_: Any) -> None:
 
 
 def _pool_child_started(**_: Any) -> None:
+    configure_tracing("trainer-worker")
     worker_metrics()
     try:
         serve_metrics(settings.metrics_address)
@@ -76,8 +78,13 @@ def _pool_child_started(**_: Any) -> None:
         logger.error("no metrics: is -c larger than 1, or the port taken?", extra=extra)
 
 
+def _pool_child_stops(**_: Any) -> None:
+    stop_tracing()
+
+
 signals.setup_logging.connect(_set_up_logging, weak=False)
 signals.celeryd_init.connect(_main_process_named, weak=False)
 signals.worker_ready.connect(_main_process_ready, weak=False)
 signals.worker_shutting_down.connect(_main_process_shutting_down, weak=False)
 signals.worker_process_init.connect(_pool_child_started, weak=False)
+signals.worker_process_shutdown.connect(_pool_child_stops, weak=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
+import time
 
 from elite.trainer.v1 import trainer_pb2
+from services.common.tracing import current_traceparent, record_span
 from services.trainer.worker.metrics import WorkerMetrics
 
 
@@ -56,6 +58,10 @@ class ProgressTracker:
         if step.predicted_peak_bytes:
             progress.predicted_peak_bytes = step.predicted_peak_bytes
         self._step_seconds.append(step.step_seconds)
+        record_span(
+            "step", current_traceparent(), time.time(), step.step_seconds,
+            step=step.step, loss=step.loss, peak_bytes=step.measured_peak_bytes,
+        )  # fmt: skip
         self.device_peak_bytes = max(self.device_peak_bytes, step.measured_peak_bytes)
         self.host_peak_bytes = max(self.host_peak_bytes, step.host_peak_bytes)
         self._metrics.step_completed(step, self._step_tokens)

@@ -17,6 +17,7 @@ import redis
 from google.protobuf import json_format
 
 from elite.trainer.v1 import trainer_pb2
+from services.common.tracing import span
 from services.trainer.jobs.cancellation import raise_if_cancelled
 from services.trainer.jobs.connection import async_client, is_unavailable
 from services.trainer.jobs.errors import LeaseLostError
@@ -67,7 +68,10 @@ async def supervise(
         record = await take_up(store, run_id, settings)
         if record is None:
             return Verdict.DONE
-        return await Attempt(record, settings, client, store, metrics).run()
+        run = record.run
+        facts = {"run_id": run.run_id, "attempt": run.attempt_count}
+        with span("attempt", run.traceparent, kind="CONSUMER", **facts):
+            return await Attempt(record, settings, client, store, metrics).run()
     finally:
         await client.aclose()
 

@@ -214,7 +214,7 @@ class TrainingSettings(_message.Message):
     def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., gradient_accumulation_steps: _Optional[int] = ..., weight_decay: _Optional[float] = ..., max_gradient_norm: _Optional[float] = ..., seed: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., evaluation_windows: _Optional[int] = ..., checkpoint_every_seconds: _Optional[int] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("run_id", "request_id", "state", "spec", "created_at", "started_at", "finished_at", "progress", "error", "adapter_path", "attempt_count", "worker_name", "cancel_requested", "status_detail", "pause_requested", "replan_count", "device_class", "submitted_by")
+    __slots__ = ("run_id", "request_id", "state", "spec", "created_at", "started_at", "finished_at", "progress", "error", "adapter_path", "attempt_count", "worker_name", "cancel_requested", "status_detail", "pause_requested", "replan_count", "device_class", "submitted_by", "traceparent")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +233,7 @@ class Run(_message.Message):
     REPLAN_COUNT_FIELD_NUMBER: _ClassVar[int]
     DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
     SUBMITTED_BY_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     request_id: str
     state: RunState
@@ -251,7 +252,8 @@ class Run(_message.Message):
     replan_count: int
     device_class: str
     submitted_by: str
-    def __init__(self, run_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[RunProgress, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ..., adapter_path: _Optional[str] = ..., attempt_count: _Optional[int] = ..., worker_name: _Optional[str] = ..., cancel_requested: _Optional[bool] = ..., status_detail: _Optional[str] = ..., pause_requested: _Optional[bool] = ..., replan_count: _Optional[int] = ..., device_class: _Optional[str] = ..., submitted_by: _Optional[str] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, run_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[RunProgress, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ..., adapter_path: _Optional[str] = ..., attempt_count: _Optional[int] = ..., worker_name: _Optional[str] = ..., cancel_requested: _Optional[bool] = ..., status_detail: _Optional[str] = ..., pause_requested: _Optional[bool] = ..., replan_count: _Optional[int] = ..., device_class: _Optional[str] = ..., submitted_by: _Optional[str] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class RunProgress(_message.Message):
     __slots__ = ("completed_steps", "total_steps", "loss", "step_seconds", "tokens_per_second", "measured_peak_bytes", "predicted_peak_bytes", "held_out_loss_before", "held_out_loss_after")
