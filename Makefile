@@ -28,7 +28,11 @@ up: $(INSTALLED) ## Start all services on this machine; Ctrl-C stops them
 
 .PHONY: test
 test: $(INSTALLED) ## Run every test that needs no system package
-	@OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --ignore tests/system
+
+.PHONY: test-system
+test-system: $(INSTALLED) ## Run the tests that need Docker, Prometheus or other programs; what is missing is skipped
+	@OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest tests/system
 
 .PHONY: lint
 lint: $(INSTALLED) ## Check style, types, imports, protos and the generated code

@@ -9,7 +9,8 @@ pip=(/opt/elite/bin/python -m pip install --quiet --no-compile --constraint cons
 
 version=$(sed -n 's/^torch==//p' constraints.txt)
 case $torch in
-cpu) "${pip[@]}" "torch==$version+cpu" --extra-index-url https://download.pytorch.org/whl/cpu ||
+cpu) "${pip[@]}" "torch==$version+cpu" 2>/dev/null ||
+    "${pip[@]}" "torch==$version+cpu" --extra-index-url https://download.pytorch.org/whl/cpu ||
     "${pip[@]}" "torch==$version" ;;
 cuda) "${pip[@]}" "torch===$version" ;;
 esac
