@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Writes Redis's ACL file from the template beside it and one file per password:
 #   write_users.sh SECRETS_FOLDER TARGET_FILE
+# The default user is off, so nobody can be it, but it may do everything: Redis 7.0 replays its
+# append-only file as that user, and drops every transaction that it may not run.
 # SECRETS_FOLDER has operator, api, worker and metrics; each holds one user's password.
 set -euo pipefail
 folder=${1:?the folder with the passwords}

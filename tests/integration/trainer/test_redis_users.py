@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,15 @@ def test_runs_run_and_are_cancelled(guarded: GuardedStack) -> None:
     with guarded.valkey.client() as client:
         denied = list(client.execute_command("ACL", "LOG"))
     assert denied == []
+
+
+def test_what_they_wrote_survives_a_restart(guarded: GuardedStack) -> None:
+    run_id = guarded.create("succeed")
+    guarded.wait_for(run_id, SUCCEEDED)
+    time.sleep(1.1)  # what the log may lack
+    guarded.valkey.kill()
+    guarded.valkey.start()
+    guarded.wait_for(run_id, SUCCEEDED)
 
 
 @pytest.mark.parametrize(
