@@ -132,8 +132,8 @@ def is_local(address: str) -> bool:
 
 
 class _SendHeader(
-    grpc.UnaryUnaryClientInterceptor,  # type: ignore[misc]
-    grpc.UnaryStreamClientInterceptor,  # type: ignore[misc]
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
 ):
     """Adds a header; gRPC's own way for tokens refuses to without TLS, even on loopback."""
 

@@ -7,6 +7,9 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 # predicted / measured - 1: from half of what was measured to twice.
 _ERROR_BUCKETS = (-0.5, -0.2, -0.1, -0.05, -0.02, -0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 
+# What a reported run is compared in.
+PREDICTED_RESOURCES = ("gpu_memory", "host_memory", "step_time")
+
 
 class PlannerMetrics:
     """Plans by tier, refusals by resource, prediction errors."""
@@ -31,3 +34,6 @@ class PlannerMetrics:
             buckets=_ERROR_BUCKETS,
             registry=registry,
         )
+        # Reports are rare: a first one counts as a rise only where there was a zero before it.
+        for resource in PREDICTED_RESOURCES:
+            self.prediction_error.labels(resource)

@@ -17,6 +17,7 @@ from services.common.access import (
     required_role,
 )
 from services.common.client_limits import ClientLimits
+from services.common.errors import ServiceError
 from services.common.interceptors.base import AroundInterceptor, Call
 from services.common.interceptors.status import status_name
 
@@ -57,13 +58,13 @@ class AccessInterceptor(AroundInterceptor):
 
 
 def _record(call: Call, client: Client | None, error: BaseException | None) -> None:
+    known = error.reason.value if isinstance(error, ServiceError) else ""
     audit.info("change", extra={
         "method": call.method.rpartition("/")[2],
         "client": client.name if client else "unknown",
         "peer": call.context.peer(),
         "run_id": getattr(call.request, "run_id", ""),
-        "outcome": error.reason.value if hasattr(error, "reason")
-        else status_name(call.context, error),
+        "outcome": known or status_name(call.context, error),
     })  # fmt: skip
 
 

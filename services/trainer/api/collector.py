@@ -79,12 +79,12 @@ class FleetCollector(Collector):
             pipeline.exists(keys.lease_key(run_id))
         answers = iter(pipeline.execute())
         return [
-            _RunningRun(*((name or b"").decode() for name in names), bool(leased))
-            for names, leased in zip(answers, answers, strict=True)
+            _RunningRun(_text(device_class), _text(worker_name), bool(leased))
+            for (device_class, worker_name), leased in zip(answers, answers, strict=True)
         ]
 
     def _by_class(self, running: Iterable[_RunningRun]) -> dict[str, dict[str, int]]:
-        """A worker that takes several classes counts in each; one that runs a run is idle in none."""
+        """A worker that takes several classes counts in each; one with a run is idle in none."""
         names = sorted(name.decode() for name in self._client.smembers(keys.DEVICE_CLASSES))
         busy = {run.worker_name for run in running}
         of_class = Tally(run.device_class for run in running)
@@ -102,6 +102,10 @@ class FleetCollector(Collector):
         since = seconds * 1000 + microseconds // 1000 - self._presence_milliseconds
         found = self._client.zrangebyscore(keys.workers_key(device_class), since, "+inf")
         return {name.decode() for name in found}
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode()
 
 
 def _families() -> dict[str, GaugeMetricFamily]:

@@ -13,6 +13,7 @@ import time
 import redis
 
 from services.common.errors import ServiceError
+from services.trainer.api.collector import lease_expirations
 from services.trainer.api.runs import Runs
 from services.trainer.api.settings import TrainerApiSettings
 from services.trainer.jobs import keys
@@ -103,6 +104,7 @@ class Sweep:
         except (LeasedError, ServiceError) as error:
             logger.info("run is cared for", extra={"run_id": run_id, "reason": str(error)})
             return
+        lease_expirations.inc()
         logger.warning("worker of run is gone", extra={"run_id": run_id})
         if record.run.state == RESUMING:
             await self._runs.enqueue(run_id)

@@ -123,6 +123,7 @@ class Decision:
     def _replanned(self, new: NewPlan) -> Transition:
         """The run goes on under the new plan, which does not count as a delivery."""
         new.event.run_id = self._run.run_id
+        self._tracker.observe(new.event)
         self._relay.add(new.event, self._tracker.progress)
         spec = trainer_pb2.RunSpec()
         spec.CopyFrom(self._run.spec)

@@ -47,6 +47,10 @@ class ProgressTracker:
                 self.adapter_path = event.adapter_saved.path
             case "engine_failed":
                 self.failure = event.engine_failed
+            case "phase_started":
+                self._metrics.phase_started(event.phase_started.phase)
+            case "replanned":
+                self._metrics.replanned(event.replanned.cause)
 
     def _step(self, step: trainer_pb2.StepCompleted) -> None:
         progress = self.progress

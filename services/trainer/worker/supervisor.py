@@ -67,6 +67,7 @@ async def supervise(
         store = RunStore(client, settings.trainer.event_stream_length)
         record = await take_up(store, run_id, settings)
         if record is None:
+            metrics.delivery_ignored()
             return Verdict.DONE
         run = record.run
         facts = {"run_id": run.run_id, "attempt": run.attempt_count}
@@ -227,6 +228,7 @@ class Attempt:
         if self._engine is None or reason.value <= self._stop_reason.value:
             return
         logger.info("stopping engine", extra={"run_id": self._run_id, "reason": reason.name})
+        self._metrics.engine_stopped(reason)
         self._stop_reason = reason
         self._kill_at = min(self._kill_at, time.monotonic() + grace_seconds)
         self._engine.ask_to_stop()

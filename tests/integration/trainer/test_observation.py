@@ -14,10 +14,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from elite.planner.v1 import planner_pb2, planner_pb2_grpc
 from elite.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from services.trainer.api.collector import FleetCollector
+from services.trainer.jobs.keys import queue_name
+from services.trainer.jobs.queue import TASK_NAME, make_celery
 from tests.support.run_specs import CONTEXT_TOKENS, TARGET_TOKENS, a_plan
 from tests.support.trainer_stack import REPOSITORY, TrainerStack, wait_until
 
@@ -104,6 +108,36 @@ def test_worker_metrics_follow_its_runs(lonely_trainer: TrainerStack) -> None:
     stack.stub.CancelRun(trainer_pb2.CancelRunRequest(run_id=run_id))
     stack.wait_for(run_id, trainer_pb2.RUN_STATE_CANCELLED)
     wait_until(lambda: ("elite_trainer_run_info", info) not in scrape(address), "no run info")
+    assert scrape(address)[("elite_trainer_engine_stops_total", (("reason", "cancel"),))] == 1
+
+
+def test_a_message_for_an_ended_run_and_a_hanging_engine_are_counted(
+    lonely_trainer: TrainerStack,
+) -> None:
+    stack = lonely_trainer
+    address = free_address()
+    stack.start_worker(metrics_address=address, stall_seconds=1, maximum_deliveries=1)
+    run_id = stack.create()
+    stack.wait_for(run_id, SUCCEEDED)
+    celery = make_celery(stack.shared_settings())
+    celery.send_task(TASK_NAME, args=[run_id], queue=queue_name("cpu"))
+    celery.close()
+    ignored = ("elite_trainer_deliveries_total", (("outcome", "ignored"),))
+    wait_until(lambda: scrape(address)[ignored] == 1, "an ignored message", stack.describe)
+    stack.wait_for(stack.create("hang"), FAILED)
+    stalled = ("elite_trainer_engine_stops_total", (("reason", "stall"),))
+    wait_until(lambda: scrape(address)[stalled] == 1, "a hanging engine", stack.describe)
+
+
+def test_a_run_whose_worker_died_is_counted(lonely_trainer: TrainerStack) -> None:
+    stack = lonely_trainer
+    worker = stack.start_worker()
+    run_id = stack.create("pause=0.05", steps=1000)
+    stack.wait_for_steps(run_id, 1)
+    before = REGISTRY.get_sample_value("elite_trainer_lease_expirations_total") or 0
+    worker.kill()
+    stack.wait_for(run_id, trainer_pb2.RUN_STATE_RESUMING)
+    assert REGISTRY.get_sample_value("elite_trainer_lease_expirations_total") == before + 1
 
 
 def test_metrics_come_back_with_a_new_pool_child(lonely_trainer: TrainerStack) -> None:
@@ -175,6 +209,10 @@ def test_api_process_serves_and_counts_what_the_store_holds(
         assert counted[("elite_trainer_queue_depth", ())] == 3
         assert counted[("elite_trainer_workers_connected", ())] == 0
         assert counted[("elite_trainer_store_up", ())] == 1
+        on_cpu = (("device_class", "cpu"),)
+        assert counted[("elite_trainer_waiting_runs", on_cpu)] == 3
+        assert counted[("elite_trainer_workers", on_cpu)] == 0
+        assert counted[("elite_trainer_runs_without_lease", ())] == 0
         listed = (("code", "OK"), ("method", "ListRuns"))
         assert counted[("elite_trainer_rpc_requests_total", listed)] == 1
 
@@ -182,6 +220,7 @@ def test_api_process_serves_and_counts_what_the_store_holds(
         assert scrape(metrics_address)[("elite_trainer_workers_connected", ())] == 1
         stack.valkey.kill()
         without_store = scrape(metrics_address)
+        assert ("elite_trainer_waiting_runs", on_cpu) not in without_store
         assert without_store[("elite_trainer_store_up", ())] == 0
         assert ("elite_trainer_queue_depth", ()) not in without_store
         process.send_signal(signal.SIGTERM)
@@ -189,6 +228,42 @@ def test_api_process_serves_and_counts_what_the_store_holds(
     finally:
         process.kill()
         process.wait()
+
+
+def fleet(stack: TrainerStack) -> Samples:
+    """What the API's collector says now."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in FleetCollector(stack.shared_settings()).collect()
+        for sample in family.samples
+    }
+
+
+def test_a_worker_with_a_run_is_idle_for_no_class(lonely_trainer: TrainerStack) -> None:
+    stack = lonely_trainer
+    stack.start_worker(device_classes="cpu,nvidia-h200")
+    cpu, card = ((("device_class", name),) for name in ("cpu", "nvidia-h200"))
+    idle = fleet(stack)
+    assert [idle[("elite_trainer_idle_workers", name)] for name in (cpu, card)] == [1, 1]
+    run_id = stack.create("pause=0.05", steps=1000)
+    stack.wait_for_steps(run_id, 1)
+    busy = fleet(stack)
+    assert [busy[("elite_trainer_workers", name)] for name in (cpu, card)] == [1, 1]
+    assert [busy[("elite_trainer_idle_workers", name)] for name in (cpu, card)] == [0, 0]
+    assert [busy[("elite_trainer_running_runs", name)] for name in (cpu, card)] == [1, 0]
+    stack.stub.CancelRun(trainer_pb2.CancelRunRequest(run_id=run_id))
+    stack.wait_for(run_id, trainer_pb2.RUN_STATE_CANCELLED)
+    assert fleet(stack)[("elite_trainer_idle_workers", cpu)] == 1
+
+
+def test_a_run_without_a_lease_is_seen(lonely_trainer: TrainerStack) -> None:
+    stack = lonely_trainer
+    worker = stack.start_worker()
+    stack.wait_for_steps(stack.create("pause=0.05", steps=1000), 1)
+    without_lease = ("elite_trainer_runs_without_lease", ())
+    assert fleet(stack)[without_lease] == 0
+    worker.kill()
+    wait_until(lambda: fleet(stack)[without_lease] == 1, "a lease to expire", worker.log)
 
 
 def test_a_worker_that_leaves_is_not_counted(lonely_trainer: TrainerStack) -> None:

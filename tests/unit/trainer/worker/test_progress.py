@@ -74,6 +74,17 @@ def test_out_of_memory_is_reported_as_such() -> None:
     assert outcome_request(a_run(), tracker).out_of_memory
 
 
+def test_phases_and_new_plans_reach_the_metrics() -> None:
+    registry = CollectorRegistry()
+    tracker = ProgressTracker(a_run(), WorkerMetrics(registry))
+    tracker.observe(trainer_pb2.RunEvent(phase_started=trainer_pb2.PhaseStarted(phase="train")))
+    cause = trainer_pb2.FAILURE_CAUSE_HOST_OUT_OF_MEMORY
+    tracker.observe(trainer_pb2.RunEvent(replanned=trainer_pb2.Replanned(cause=cause)))
+    assert registry.get_sample_value("elite_trainer_run_phase", {"phase": "train"}) == 1
+    replans = {"cause": "host_out_of_memory"}
+    assert registry.get_sample_value("elite_trainer_replans_total", replans) == 1
+
+
 def test_run_directory_holds_plan_and_spec_as_the_engine_reads_them(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path, "run")
     run = a_run()
