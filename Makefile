@@ -77,6 +77,10 @@ compose-up: images ## Start everything in containers; ELITE_DATA and ELITE_MODEL
 compose-down: ## Stop the containers; runs and records are kept
 	@$(COMPOSE) --profile monitoring --profile grafana down
 
+.PHONY: audit
+audit: $(INSTALLED) ## List what we depend on (dist/sbom.json) and look for known vulnerabilities; needs the internet
+	@scripts/audit.sh
+
 .PHONY: clean
 clean: ## Remove the environment and everything runs have left in .elite
 	@rm -rf $(ENVIRONMENT) .elite

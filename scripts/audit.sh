@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# What we depend on, and what is known to be wrong with it. Run it through `make audit`.
+# Writes dist/sbom.json (CycloneDX) of the environment, then asks PyPI's advisories about every pinned
+# version; exits with another status than 0 when one is known to be vulnerable.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tools=.venv/audit
+[ -x "$tools/bin/pip-audit" ] || {
+    .venv/bin/python -m venv --without-pip "$tools"
+    .venv/bin/python -m pip --python "$tools/bin/python" install --quiet pip-audit cyclonedx-bom
+}
+mkdir -p dist
+"$tools/bin/cyclonedx-py" environment .venv/bin/python --pyproject pyproject.toml --output-file dist/sbom.json
+echo "audit: dist/sbom.json lists $(grep -c '"bom-ref"' dist/sbom.json) parts"
+"$tools/bin/pip-audit" --requirement constraints.txt --no-deps --disable-pip
