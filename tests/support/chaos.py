@@ -194,7 +194,7 @@ class Chaos:
 
     def _leftovers(self, run_id: str) -> list[str]:
         folder, problems = self.stack.runs_directory / run_id, []
-        for checkpoint in (folder / "checkpoints").iterdir():
+        for checkpoint in (folder / "checkpoints").glob("step-*[0-9]"):
             try:
                 verify_folder(checkpoint)
             except CorruptFolderError as error:

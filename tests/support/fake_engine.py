@@ -2,8 +2,8 @@
 
 What to do stands in `spec.display_name`, as words: "succeed", "steps=5 pause=0.1", "crash",
 "engine_failed=BAD_DATA", "exit=75", "hang", "stubborn", "sigkill", "sigsegv", "garbage",
-"grandchild", "early_close", "most_bytes=N" (out of memory under a larger plan). It writes its
-process id to `RUN_DIRECTORY/engine.pid` and a line for
+"grandchild", "early_close", "confused" (fails when asked to stop), "most_bytes=N" (out of memory
+under a larger plan). It writes its process id to `RUN_DIRECTORY/engine.pid` and a line for
 each start to `RUN_DIRECTORY/starts`.
 """
 
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 EXIT_DRAINED = 75
 
@@ -76,6 +77,8 @@ class FakeEngine:
             )
             time.sleep(pause)
             if self.stop:
+                if "confused" in self.orders:
+                    self._fail("INTERNAL", "an import failed as told")
                 self._save_checkpoint(step)
                 sys.exit(EXIT_DRAINED)
 
@@ -91,14 +94,10 @@ class FakeEngine:
         if "crash" in self.orders:
             raise RuntimeError("the fake engine crashed as told")
         if "engine_failed" in self.orders:
-            cause = f"FAILURE_CAUSE_{self.orders['engine_failed']}"
-            self.emit("engineFailed", cause=cause, message="failed as told")
-            sys.exit(1)
+            self._fail(self.orders["engine_failed"], "failed as told")
         planned_bytes = int(self.plan["gpuMemory"]["totalBytes"])
         if planned_bytes > int(self.orders.get("most_bytes", planned_bytes)):
-            cause = "FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY"
-            self.emit("engineFailed", cause=cause, message="out of memory as told")
-            sys.exit(1)
+            self._fail("DEVICE_OUT_OF_MEMORY", "out of memory as told")
         if "exit" in self.orders:
             sys.exit(int(self.orders["exit"]))
         if "hang" in self.orders or "stubborn" in self.orders:
@@ -118,6 +117,10 @@ class FakeEngine:
             (self.directory / "grandchild.pid").write_text(str(child.pid))
         if "early_close" in self.orders:
             os.close(os.dup2(os.open(os.devnull, os.O_WRONLY), self.events.fileno()))
+
+    def _fail(self, cause: str, message: str) -> NoReturn:
+        self.emit("engineFailed", cause=f"FAILURE_CAUSE_{cause}", message=message)
+        sys.exit(1)
 
     def _hang(self) -> None:
         while not self.stop:

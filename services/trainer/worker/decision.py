@@ -70,15 +70,24 @@ class Decision:
             return self._failed(self._deadline_error())
         if reason == StopReason.STALL:
             return self._try_again(self._stall_error(end))
-        asked = reason != StopReason.NONE
-        saved = end.exit_status == EXIT_DRAINED or (asked and end.exit_status < 0)
-        if saved and end.failure is None:
+        if self._has_stopped(end, error, reason):
             return self._stopped(reason)
         if error.cause in OUT_OF_MEMORY and self._replanner.can(self._run):
             return await self._more_frugal(error)
         if error.cause == trainer_pb2.FAILURE_CAUSE_KILLED:
             return self._try_again(error)
         return self._failed(error)
+
+    @staticmethod
+    def _has_stopped(end: EngineEnd, error: trainer_pb2.RunError, reason: StopReason) -> bool:
+        if end.failure is None and end.exit_status == EXIT_DRAINED:
+            return True
+        if reason == StopReason.NONE:
+            return False
+        # A signal that arrives amid an import can make the import fail, with any error that
+        # transformers makes of it. A bug of the run's own comes again when the run goes on.
+        is_confused = error.cause == trainer_pb2.FAILURE_CAUSE_INTERNAL
+        return is_confused or (end.failure is None and end.exit_status < 0)
 
     def broken(self, error: Exception) -> Transition:
         """The run fails: its folder could not be written, the engine not started, or a bug."""

@@ -42,6 +42,20 @@ def test_a_running_run_is_paused_and_goes_on(lonely_trainer: TrainerStack) -> No
     assert stack.starts(run_id) == ["resume=False", "resume=True"]
 
 
+def test_an_engine_that_fails_while_it_is_asked_to_stop_has_stopped(
+    lonely_trainer: TrainerStack,
+) -> None:
+    """A signal amid an import makes the import fail; the run is paused, not failed."""
+    stack = lonely_trainer
+    stack.start_worker()
+    run_id = stack.create("confused pause=0.05", steps=30)
+    stack.wait_for_steps(run_id, 2)
+    stack.stub.PauseRun(trainer_pb2.PauseRunRequest(run_id=run_id))
+    assert stack.wait_for(run_id, PAUSED, FAILED, SUCCEEDED).state == PAUSED
+    stack.stub.ResumeRun(trainer_pb2.ResumeRunRequest(run_id=run_id))
+    assert stack.wait_for(run_id, SUCCEEDED, FAILED).state == SUCCEEDED
+
+
 def test_a_waiting_run_is_paused_at_once_and_may_be_cancelled(lonely_trainer: TrainerStack) -> None:
     stack = lonely_trainer
     run_id = stack.create()
