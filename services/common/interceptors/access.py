@@ -37,18 +37,20 @@ class AccessInterceptor(AroundInterceptor):
             yield
             return
         client = self._client(call)
+        # Asked for now: grpcio crashes when it is asked once the client has gone.
+        peer = str(call.context.peer())
         error: BaseException | None = None
         try:
             client = authorise(client, call.method)
             current_client.set(client)  # a call is a task of its own
-            with self._limits.call_of(client.name or _host(call)):
+            with self._limits.call_of(client.name or _host(peer)):
                 yield
         except BaseException as raised:
             error = raised
             raise
         finally:
             if required_role(call.method) > access_pb2.ROLE_VIEWER:
-                _record(call, client, error)
+                _record(call, client, peer, error)
 
     def _client(self, call: Call) -> Client | None:
         if self._tokens is None:
@@ -57,17 +59,17 @@ class AccessInterceptor(AroundInterceptor):
         return self._tokens.client(str(sent))
 
 
-def _record(call: Call, client: Client | None, error: BaseException | None) -> None:
+def _record(call: Call, client: Client | None, peer: str, error: BaseException | None) -> None:
     known = error.reason.value if isinstance(error, ServiceError) else ""
     audit.info("change", extra={
         "method": call.method.rpartition("/")[2],
         "client": client.name if client else "unknown",
-        "peer": call.context.peer(),
+        "peer": peer,
         "run_id": getattr(call.request, "run_id", ""),
         "outcome": known or status_name(call.context, error),
     })  # fmt: skip
 
 
-def _host(call: Call) -> str:
+def _host(peer: str) -> str:
     """Of whom nothing else is known: "ipv4:10.0.0.7"."""
-    return str(call.context.peer()).rpartition(":")[0]
+    return peer.rpartition(":")[0]

@@ -1,0 +1,45 @@
+"""The record of changes, when the caller has gone before the call ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from elite.trainer.v1 import trainer_pb2
+from services.common.client_limits import ClientLimits
+from services.common.interceptors.access import AccessInterceptor
+from services.common.interceptors.base import Call
+
+METHOD = "/elite.trainer.v1.TrainerService/CancelRun"
+
+
+class LeavingContext:
+    """Of a client that goes while it is served; grpcio's own ends the process when it is asked."""
+
+    has_left = False
+
+    def peer(self) -> str:
+        assert not self.has_left, "segmentation fault"
+        return "ipv4:10.0.0.7:4711"
+
+    def invocation_metadata(self) -> None:
+        return None
+
+
+async def test_a_change_is_recorded_with_a_peer_that_has_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    interceptor, context = AccessInterceptor(None, ClientLimits(0, 0)), LeavingContext()
+    call = Call(METHOD, trainer_pb2.CancelRunRequest(run_id="a-run"), context)
+    with caplog.at_level(logging.INFO, "elite.audit"), pytest.raises(asyncio.CancelledError):
+        async with interceptor.around(call):
+            context.has_left = True
+            raise asyncio.CancelledError
+    (record,) = caplog.records
+    found = {name: getattr(record, name) for name in ("peer", "run_id", "outcome", "method")}
+    assert found == {
+        "peer": "ipv4:10.0.0.7:4711", "run_id": "a-run",
+        "outcome": "CANCELLED", "method": "CancelRun",
+    }  # fmt: skip
