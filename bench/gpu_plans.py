@@ -57,7 +57,7 @@ from services.planner.options import (
     best_kernel,
     kept_keys_place,
 )
-from services.planner.rates import DtypeRates, RateCurve, Rates
+from services.planner.rates import DtypeRates, ElementwiseRates, RateCurve, Rates
 
 # A host that no plan of the ladder is too large for.
 _ANY_HOST_BYTES = 2**41
@@ -346,7 +346,8 @@ def _counted(
     """Seconds of a machine that does one operation a second, and everything else in no time."""
     one, no_time = RateCurve(((1.0, 1.0),)), math.inf
     backward = RateCurve(((1.0, attention_backward),))
-    of_dtype = DtypeRates(one, 1.0, no_time, {128: one}, {128: backward}, no_time)
+    nothing = ElementwiseRates.single(no_time)
+    of_dtype = DtypeRates(one, 1.0, no_time, {128: one}, {128: backward}, nothing)
     rates = Rates({2: of_dtype, 4: of_dtype}, no_time, no_time, no_time, no_time, no_time)
     machine = replace(fast_machine("cuda", 2**62), rates=rates)
     lines = Evaluation(shape, machine).one(tier, chosen, Sizing()).cost.lines

@@ -149,7 +149,7 @@ def _measurements(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         ),
         matmul_rates=shapes.matmul_rates(device, dtype, quick=True),
         attention_rates=shapes.attention_rates(device, dtype, quick=False),
-        elementwise_rates=[shapes.elementwise_rate(device, dtype, quick=True)],
+        elementwise_rates=shapes.elementwise_rates(device, dtype, quick=True),
     )
     for to_device, name in ((True, "host_to_device"), (False, "device_to_host")):
         rate = transfer_bytes_per_second(device, to_device=to_device, pinned=True, repeats=_REPEATS)

@@ -71,7 +71,9 @@ def rates_of(profile: profiler_pb2.NodeProfile) -> dict[str, float]:
         rates[f"attention forward {shape}"] = rate.forward_flops_per_second
         rates[f"attention backward {shape}"] = rate.backward_flops_per_second
     for element in measured.elementwise_rates:
-        rates[f"elementwise {element.dtype}"] = element.bytes_per_second
+        memory = "new" if element.new_pages else "there"
+        shape = f"{element.dtype} {element.tensor_bytes} bytes {memory}"
+        rates[f"elementwise {shape}"] = element.bytes_per_second
     rates["memory bandwidth"] = measured.memory_bandwidth_bytes_per_second
     return rates
 

@@ -7,15 +7,17 @@ only what outlasts them counts.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from services.common.engine_process import CHUNK_BLOCK_BYTES, LARGE_BLOCK_BYTES
 from services.planner.adapters import Adapters
 from services.planner.architectures import Mlp, Norm
 from services.planner.arithmetic import Number, ceiling_divide, maximum, minimum, where
 from services.planner.models import Linear, ModelShape
 from services.planner.options import OptimizationSet
-from services.planner.rates import DtypeRates, RateCurve, Rates
+from services.planner.rates import DtypeRates, ElementwiseRates, RateCurve, Rates
 from services.planner.static_memory import NF4_BYTES_PER_WEIGHT, STREAMED_LAYERS, layer_bytes
 from services.planner.tables import table
 from services.planner.terms import ModelTerms, SetTerms, TierTerms
@@ -58,12 +60,13 @@ class TimeTerms:
 
     linear_seconds: Number
     key_seconds: Number
-    elementwise_traffic: Number
+    # Bytes by the width of the tensor that is written.
+    elementwise_traffic: Mapping[int, float]
     head_rate: Number
     thin_rate: Number
     attention_forward: RateCurve
     attention_backward: RateCurve
-    elementwise_rate: Number
+    elementwise: ElementwiseRates
     rates: Rates
 
 
@@ -91,7 +94,7 @@ def time_terms(
         thin_rate=of_dtype.thin,
         attention_forward=forward,
         attention_backward=backward,
-        elementwise_rate=of_dtype.elementwise,
+        elementwise=of_dtype.elementwise,
         rates=rates,
     )
 
@@ -104,9 +107,10 @@ def step_cost(
     *,
     streaming: bool,
     chunk_tokens: Number,
+    tile_rows: Number,
 ) -> StepCost:
     """Time of one optimiser step over one window, for one tier and set or for columns of them."""
-    cost = _Cost(model, tier, chosen, terms, streaming, chunk_tokens)
+    cost = _Cost(model, tier, chosen, terms, streaming, chunk_tokens, tile_rows)
     compute = cost.compute()
     to_host, disk = cost.transfer_seconds(), cost.disk_seconds()
     busy = sum(compute.values())
@@ -138,9 +142,12 @@ class _Cost:
         terms: TimeTerms,
         streaming: bool,
         chunk_tokens: Number,
+        tile_rows: Number,
     ) -> None:
         self._model, self._tier, self._chosen, self._terms = model, tier, chosen, terms
-        self._streaming, self._chunk = streaming, chunk_tokens
+        self._streaming, self._chunk, self._tile_rows = streaming, chunk_tokens, tile_rows
+        # Of a tensor that a layer works on.
+        self._rows = chunk_tokens if streaming else tier.tokens
         # Share of the layers whose inputs are made again, by one more forward.
         self._made_again = 1 - 1 / chosen.interval
         self._forwards = where(chosen.keeps_all, 1, 2) + self._made_again
@@ -159,7 +166,7 @@ class _Cost:
         return {
             "linear": self._linear(),
             "attention": self._attention(),
-            "elementwise": self._elementwise() / terms.elementwise_rate,
+            "elementwise": self._elementwise(),
             "loss": self._loss(),
             "dequantisation": self._dequantised() / terms.rates.memory_bandwidth,
             "optimizer": self._optimizer() / terms.rates.memory_bandwidth,
@@ -224,19 +231,28 @@ class _Cost:
         return pairs - where(full_layers > 0, idle * idle, in_window * (2 * idle - in_window))
 
     def _elementwise(self) -> Number:
-        """Bytes that everything except matrix products reads and writes.
+        """Everything except matrix products, at the rates of tensors of their sizes.
 
         A forward's traffic once for each forward, twice for the backward.
         """
-        passes = self._forwards + 2
-        return passes * self._layer_tokens * self._terms.elementwise_traffic
+        seconds_per_token: Number = 0
+        for width, traffic in self._terms.elementwise_traffic.items():
+            size = self._rows * width * self._model.element
+            seconds_per_token = seconds_per_token + traffic / self._elementwise_rate(size)
+        return (self._forwards + 2) * self._layer_tokens * seconds_per_token
+
+    def _elementwise_rate(self, tensor_bytes: Number) -> Number:
+        kept_below = CHUNK_BLOCK_BYTES if self._streaming else LARGE_BLOCK_BYTES
+        return self._terms.elementwise.at(tensor_bytes, kept_below)
 
     def _loss(self) -> Number:
         """Head forward and backward on the target rows, and the softmax's passes over logits."""
         model, tier, terms = self._model, self._tier, self._terms
         flops = 2.0 * _FORWARD * model.embedding_parameters * tier.targets
         logits = 28.0 * model.vocabulary * tier.targets
-        return flops / terms.head_rate + logits / terms.elementwise_rate
+        # A tile is worked on in place, in fp32.
+        tile_bytes = self._tile_rows * model.vocabulary * _FLOAT32
+        return flops / terms.head_rate + logits / terms.elementwise.there.at(tile_bytes)
 
     def _dequantised(self) -> Number:
         """Each pass over a chunk reads the NF4 weights and writes them out in the compute dtype."""
@@ -339,19 +355,25 @@ def _product_seconds(linears: tuple[Linear, ...] | list[Linear], rates: DtypeRat
     )
 
 
-def _forward_traffic(model: ModelShape, element: int, adapters: Adapters) -> float:
-    """Bytes per token and layer: adapters' sums, norms, rotary embedding, activation, residuals."""
-    outputs = sum(linear.outputs for linear in model.linears if adapters.targets(linear.name))
-    # Scale and add an adapter's output (two and three passes); its products are thin, see linear.
-    adapted = 5 * element * outputs
+def _forward_traffic(model: ModelShape, element: int, adapters: Adapters) -> Mapping[int, float]:
+    """Bytes per token and layer, by the width of what is written.
+
+    Adapters' sums, norms, rotary embedding, activation, residuals.
+    """
+    traffic: dict[int, float] = defaultdict(float)
+    for linear in model.linears:
+        if adapters.targets(linear.name):
+            # Scale and add its output (two and three passes); its products are thin, see linear.
+            traffic[linear.outputs] += 5 * element
     # fp32: cast, square, mean, scale, cast back, weight; native: one kernel.
     native = model.architecture.norm is Norm.LAYER
-    norm = (2 * element if native else 24 + 4 * element) * model.hidden_size
-    norms = model.architecture.norm_count * norm
+    norm = 2 * element if native else 24 + 4 * element
+    # Residuals and their sums, three passes each.
+    traffic[model.hidden_size] += model.architecture.norm_count * norm + 6 * element
     # Two products and their sum, and the half-turn's copy.
-    rotary = 10 * element * (model.query_width + model.key_value_width)
+    for width in (model.query_width, model.key_value_width):
+        traffic[width] += 10 * element
     gate = 0 if model.architecture.mlp is Mlp.PLAIN else 3
     steps = 14 if model.activation == "gelu_new" else 2
-    mlp = (steps + gate) * element * model.intermediate_size
-    residuals = 6 * element * model.hidden_size
-    return adapted + norms + rotary + mlp + residuals
+    traffic[model.intermediate_size] += (steps + gate) * element
+    return {width: amount * width for width, amount in traffic.items()}

@@ -153,8 +153,9 @@ class Evaluation:
             shape, tiers, columns, self._machine, streaming=like.streaming, sizing=sizing
         )
         return phases, step_cost(
-            shape, tiers, columns, time, streaming=like.streaming, chunk_tokens=phases.chunk_tokens
-        )
+            shape, tiers, columns, time, streaming=like.streaming,
+            chunk_tokens=phases.chunk_tokens, tile_rows=phases.tile_rows,
+        )  # fmt: skip
 
     def _totals(
         self, tiers: TierTerms, group: Group, sizing: Sizing, tier_count: int

@@ -40,7 +40,10 @@ def derivations(
         tile_rows=Traced(candidate.memory.loss_tile_rows, "T"),  # type: ignore[arg-type]
     )
     phases = memory_phases(shape, tier, sets, machine, streaming=streaming, sizing=sizing)
-    step = cost.step_cost(shape, tier, sets, traced(time), streaming=streaming, chunk_tokens=chunk)
+    step = cost.step_cost(
+        shape, tier, sets, traced(time), streaming=streaming,
+        chunk_tokens=chunk, tile_rows=phases.tile_rows,
+    )  # fmt: skip
     taken = candidate.memory
     peaks = {
         "gpu": phases.device[taken.device.peak_phase],

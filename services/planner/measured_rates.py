@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 
 from elite.profiler.v1 import profiler_pb2
-from services.planner.rates import DtypeRates, Point, RateCurve, Rates, single_rates
+from services.planner.rates import (
+    DtypeRates,
+    ElementwiseRates,
+    Point,
+    RateCurve,
+    Rates,
+    single_rates,
+)
 
 _ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # A product is thin when one of its sides is at most this: an adapter's rank.
@@ -43,18 +50,13 @@ def _of_dtype(measured: profiler_pb2.DeviceMeasurements, element: int, matmul: f
         forward = backward = {128: curve}
     wide, heads, thin = _products(measured, element)
     plain = single_rates(matmul, [(1.0, matmul)], bandwidth)
-    elementwise = [
-        rate.bytes_per_second
-        for rate in measured.elementwise_rates
-        if _ELEMENT_BYTES.get(rate.dtype) == element and rate.bytes_per_second > 0
-    ]
     return DtypeRates(
         matmul=RateCurve.of(wide) if wide else plain.matmul,
         head=_harmonic_mean(heads) if heads else plain.head,
         thin=_harmonic_mean(thin) if thin else plain.thin,
         attention_forward=forward,
         attention_backward=backward,
-        elementwise=elementwise[0] if elementwise else bandwidth,
+        elementwise=_elementwise(measured, element) or plain.elementwise,
     )
 
 
@@ -70,6 +72,21 @@ def _attention(
             forward[head_size][tokens] = rate.forward_flops_per_second
             backward[head_size][tokens] = rate.backward_flops_per_second
     return _curves(forward), _curves(backward)
+
+
+def _elementwise(
+    measured: profiler_pb2.DeviceMeasurements, element: int
+) -> ElementwiseRates | None:
+    """A GPU's allocator keeps what it has: there is nothing new."""
+    points: dict[bool, dict[float, float]] = {False: {}, True: {}}
+    for rate in measured.elementwise_rates:
+        if _ELEMENT_BYTES.get(rate.dtype) == element and rate.bytes_per_second > 0:
+            size = float(max(rate.tensor_bytes, 1))
+            points[rate.new_pages][size] = rate.bytes_per_second
+    there, new = points[False] or points[True], points[True] or points[False]
+    if not there:
+        return None
+    return ElementwiseRates(RateCurve.of(there.items()), RateCurve.of(new.items()))
 
 
 def _curves(points: dict[int, dict[float, float]]) -> dict[int, RateCurve]:

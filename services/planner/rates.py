@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.planner.arithmetic import Number, value_of
+from services.planner.arithmetic import Number, value_of, where
 
 Point = tuple[float, float]
 
@@ -63,12 +63,31 @@ class RateCurve:
 
 
 @dataclass(frozen=True, slots=True)
+class ElementwiseRates:
+    """Bytes/s by the bytes of the tensor that is written: into memory that is there, or new."""
+
+    there: RateCurve
+    new: RateCurve
+
+    @classmethod
+    def single(cls, rate: float) -> ElementwiseRates:
+        """One figure for all sizes."""
+        curve = RateCurve(((1.0, rate),))
+        return cls(curve, curve)
+
+    def at(self, tensor_bytes: Number, kept_below_bytes: int) -> Number:
+        """The rate for a tensor whose memory is kept for the next one below a size."""
+        is_kept = tensor_bytes < kept_below_bytes
+        return where(is_kept, self.there.at(tensor_bytes), self.new.at(tensor_bytes))
+
+
+@dataclass(frozen=True, slots=True)
 class DtypeRates:
     """FLOP/s and bytes/s of one dtype.
 
     matmul: by the width of the weights (harmonic mean of inputs and outputs). head: a product with
     the vocabulary. thin: products with an adapter's matrices at rank 16. attention_*: by head size,
-    then by tokens. elementwise: bytes/s of a product of two tensors, element by element.
+    then by tokens. elementwise: of a product of two tensors, element by element.
     """
 
     matmul: RateCurve
@@ -76,7 +95,7 @@ class DtypeRates:
     thin: float
     attention_forward: Mapping[int, RateCurve]
     attention_backward: Mapping[int, RateCurve]
-    elementwise: float
+    elementwise: ElementwiseRates
 
     def attention(self, head_size: int) -> tuple[RateCurve, RateCurve]:
         """Forward and backward curves of the nearest measured head size."""
@@ -119,5 +138,5 @@ def single_rates(
         thin=thin or min(matmul, 16 * bandwidth),
         attention_forward={128: curve},
         attention_backward={128: curve},
-        elementwise=bandwidth,
+        elementwise=ElementwiseRates.single(bandwidth),
     )

@@ -125,9 +125,10 @@ class StressTest:
     def _elementwise(self, profile: profiler_pb2.NodeProfile) -> str:
         found = []
         for dtype in shapes.dtypes_of(self._device):
-            rate = shapes.elementwise_rate(self._device, dtype, quick=self._quick)
-            profile.devices[0].measurements.elementwise_rates.append(rate)
-            found.append(f"{rate.dtype} {rate.bytes_per_second / 1e9:.1f}")
+            rates = list(shapes.elementwise_rates(self._device, dtype, quick=self._quick))
+            profile.devices[0].measurements.elementwise_rates.extend(rates)
+            speeds = [rate.bytes_per_second / 1e9 for rate in rates]
+            found.append(f"{rates[0].dtype} {min(speeds):.1f} to {max(speeds):.1f}")
         return f"{', '.join(found)} GB/s read and written {self._where}"
 
     def _memory_bandwidth(self, profile: profiler_pb2.NodeProfile) -> str:

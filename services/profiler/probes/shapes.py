@@ -20,6 +20,7 @@ import torch
 from torch.nn.attention import sdpa_kernel
 
 from elite.profiler.v1 import profiler_pb2
+from services.common.engine_process import LARGE_BLOCK_BYTES
 from services.profiler.probes.compute import (
     FUSED_KERNELS,
     kernel_refusal,
@@ -38,8 +39,14 @@ _QUICK_ROWS = {"cpu": 512, "cuda": 8192}
 _HEAD_DIMS = (64, 128)
 _TOKENS = {"cpu": (512, 2048, 8192), "cuda": (4096, 16384, 65536)}
 _CUDA_HEADS_WIDTH = 2048
-# Three such tensors are far larger than any last-level cache.
-_ELEMENTS = {"cpu": 32 * 2**20, "cuda": 128 * 2**20}
+# Bytes of a tensor, from what a short chunk of a small model makes to what no cache holds.
+_TENSOR_BYTES = {
+    "cpu": (2**14, 2**16, 2**18, 2**20, 2**22, 2**24),
+    "cuda": (2**16, 2**19, 2**22, 2**25, 2**29),
+}
+_NEW_TENSOR_BYTES = {"cpu": (LARGE_BLOCK_BYTES, 2**22, 2**24, 2**27), "cuda": ()}
+# Products of small tensors are timed so many at a time: on a GPU they wait for no one in a queue.
+_BYTES_AT_ONCE, _MOST_AT_ONCE = 2**24, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +192,36 @@ def _attention_seconds(
     return median_seconds(device, forward, effort), median_seconds(device, backward, effort)
 
 
-def elementwise_rate(
+def elementwise_rates(
     device: torch.device, dtype: torch.dtype, *, quick: bool
-) -> profiler_pb2.ElementwiseRate:
-    """Two tensors read and a new one written, which is what a model's own operations do.
+) -> Iterator[profiler_pb2.ElementwiseRate]:
+    """Two tensors read and one written, which is what a model's own operations do, by size.
 
-    On a CPU the new one costs its page faults every time, as it does in the engine.
+    On a CPU also into memory that glibc has to get from the system, as `return_freed_memory` makes
+    it do for large blocks.
     """
-    left, right = (torch.randn(_ELEMENTS[device.type], device=device, dtype=dtype) for _ in "ab")
-    seconds = median_seconds(device, lambda: left * right, EFFORT[quick])
-    moved = 3 * left.numel() * left.element_size()
-    return profiler_pb2.ElementwiseRate(dtype=_name(dtype), bytes_per_second=moved / seconds)
+    for new_pages, sizes in ((False, _TENSOR_BYTES), (True, _NEW_TENSOR_BYTES)):
+        for size in sizes[device.type]:
+            left, right = (
+                torch.randn(size // dtype.itemsize, device=device, dtype=dtype) for _ in "ab"
+            )
+            result = None if new_pages else torch.empty_like(left)
+            count = max(1, min(_BYTES_AT_ONCE // size, _MOST_AT_ONCE))
+            products = partial(_multiply, left, right, result, count)
+            seconds = median_seconds(device, products, EFFORT[quick]) / count
+            yield profiler_pb2.ElementwiseRate(
+                dtype=_name(dtype),
+                tensor_bytes=size,
+                new_pages=new_pages,
+                bytes_per_second=3 * size / seconds,
+            )
+
+
+def _multiply(
+    left: torch.Tensor, right: torch.Tensor, result: torch.Tensor | None, count: int
+) -> None:
+    for _ in range(count):
+        torch.mul(left, right, out=result)
 
 
 def _name(dtype: torch.dtype) -> str:

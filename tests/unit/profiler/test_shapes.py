@@ -33,7 +33,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "_ADAPTER", {"cpu": (64, 4)})
     monkeypatch.setattr(shapes, "_ROWS", {"cpu": 48})
     monkeypatch.setattr(shapes, "_TOKENS", {"cpu": (8, 16, 32)})
-    monkeypatch.setattr(shapes, "_ELEMENTS", {"cpu": 1000})
+    monkeypatch.setattr(shapes, "_TENSOR_BYTES", {"cpu": (400, 2**23)})
+    monkeypatch.setattr(shapes, "_NEW_TENSOR_BYTES", {"cpu": (800,)})
 
 
 @pytest.mark.parametrize(
@@ -123,11 +124,31 @@ def test_no_attention_rate_where_no_fused_kernel_runs(monkeypatch: pytest.Monkey
     assert "sdpa_math" not in compute.FUSED_KERNELS
 
 
+@pytest.mark.usefixtures("small", "one_second")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_an_elementwise_product_reads_two_tensors_and_writes_one(dtype: torch.dtype) -> None:
+    rates = list(shapes.elementwise_rates(CPU, dtype, quick=False))
+    assert {f"torch.{rate.dtype}" for rate in rates} == {str(dtype)}
+    # 64 small ones are timed at once, and of large ones as many as 16 MiB hold.
+    assert [(rate.tensor_bytes, rate.new_pages, rate.bytes_per_second) for rate in rates] == [
+        (400, False, 3 * 400 * 64),
+        (2**23, False, 3 * 2**23 * 2),
+        (800, True, 3 * 800 * 64),
+    ]
+
+
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(("dtype", "element_bytes"), [(torch.bfloat16, 2), (torch.float32, 4)])
-def test_an_elementwise_product_reads_two_tensors_and_writes_one(
-    dtype: torch.dtype, element_bytes: int, one_second: list[torch.Tensor]
+def test_a_product_goes_into_memory_that_is_there_unless_new_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rate = shapes.elementwise_rate(CPU, dtype, quick=False)
-    assert rate.bytes_per_second == 3 * 1000 * element_bytes
-    assert f"torch.{rate.dtype}" == str(one_second[0].dtype) == str(dtype)
+    results: list[object] = []
+    multiply = torch.mul
+    monkeypatch.setattr(
+        shapes.torch, "mul",
+        lambda left, right, out: results.append(out) or multiply(left, right, out=out),
+    )  # fmt: skip
+    rates = list(shapes.elementwise_rates(CPU, torch.float32, quick=True))
+    assert [rate.new_pages for rate in rates] == [False, False, True]
+    assert None in results
+    kept = {out.numel() * 4 for out in results if isinstance(out, torch.Tensor)}
+    assert kept == {400, 2**23}

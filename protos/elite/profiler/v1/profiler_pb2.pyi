@@ -281,12 +281,16 @@ class MatmulRate(_message.Message):
     def __init__(self, rows: _Optional[int] = ..., inner: _Optional[int] = ..., outer: _Optional[int] = ..., dtype: _Optional[str] = ..., flops_per_second: _Optional[float] = ...) -> None: ...
 
 class ElementwiseRate(_message.Message):
-    __slots__ = ("dtype", "bytes_per_second")
+    __slots__ = ("dtype", "bytes_per_second", "tensor_bytes", "new_pages")
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NEW_PAGES_FIELD_NUMBER: _ClassVar[int]
     dtype: str
     bytes_per_second: float
-    def __init__(self, dtype: _Optional[str] = ..., bytes_per_second: _Optional[float] = ...) -> None: ...
+    tensor_bytes: int
+    new_pages: bool
+    def __init__(self, dtype: _Optional[str] = ..., bytes_per_second: _Optional[float] = ..., tensor_bytes: _Optional[int] = ..., new_pages: _Optional[bool] = ...) -> None: ...
 
 class Host(_message.Message):
     __slots__ = ("cpu_name", "physical_core_count", "logical_core_count", "memory_total_bytes", "memory_available_bytes", "process_overhead_bytes", "scratch_disk")
