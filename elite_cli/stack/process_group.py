@@ -14,7 +14,8 @@ from elite_cli.errors import CliError
 from elite_cli.stack.process import ManagedProcess, ProcessSpec, processes_with
 
 # Marks every process of one group, and whatever they start in turn.
-STACK_VARIABLE = "ELITE_STACK_ID"
+# Not a setting: engines, which are given none, carry it too.
+STACK_VARIABLE = "_ELITE_STACK_ID"
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.1

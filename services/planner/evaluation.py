@@ -131,6 +131,14 @@ class Evaluation:
         columns = (np.concatenate(parts, axis=1) for parts in zip(*totals, strict=True))
         return Evaluated(grid.sets, *columns)
 
+    def by_chunk(self, tier: Tier, chosen: OptimizationSet, lengths: Sequence[int]) -> Evaluated:
+        """Totals of one tier and streaming set under chunks of several lengths, across."""
+        count = len(lengths)
+        group = Group((chosen,) * count, set_terms([chosen]))
+        sizing = Sizing(chunk_tokens=np.array([lengths]))  # type: ignore[arg-type]
+        totals = self._totals(tier_terms([tier], self._adapters.rank), group, sizing, 1)
+        return Evaluated(group.sets, *totals)
+
     def sizing(self, device_budget: int) -> Sizing:
         """The budget as the formulas see it: before they are corrected."""
         return Sizing(device_budget=int(device_budget / self._correction.memory_factor))

@@ -31,10 +31,14 @@ from services.planner.remedies import (
     smallest_card,
 )
 from services.planner.schedule import Schedule
+from services.planner.shortfalls import Change, nearest_set, single_changes
+from services.planner.streaming_memory import chunk_lengths
 
 DEFAULT_HEADROOM = 0.12
 # A long ladder is judged in parts that a processor's cache can hold.
 _TIERS_AT_ONCE = 64
+# A chunk that saves less than this share of the step leaves the memory to others.
+_WORTHWHILE = 0.01
 # What a shortfall weighs against where no disk was named.
 _USUAL_DISK_BYTES = 10**12
 
@@ -161,8 +165,11 @@ def plan(
         verdict for verdict in verdicts
         if verdict.fits and constraints.tier in (0, verdict.tier.tier)
     ]  # fmt: skip
-    chosen = eligible[-1].candidate if eligible else None
-    return Result(chosen, verdicts, search.budget)
+    if not eligible:
+        return Result(None, verdicts, search.budget)
+    best = search.with_best_chunk(eligible[-1])
+    verdicts = tuple(best if verdict is eligible[-1] else verdict for verdict in verdicts)
+    return Result(best.candidate, verdicts, search.budget)
 
 
 class Search:
@@ -238,6 +245,31 @@ class Search:
             )
         return replace(verdict, itemise=lambda: candidate)
 
+    def with_best_chunk(self, verdict: Verdict) -> Verdict:
+        """The verdict with the chunk that takes least time of all that fit, if it is worth it.
+
+        Only for the tier that is planned: sets are compared, and tiers judged, under chunks that do
+        not depend on the window, so that a longer one never takes less.
+        """
+        tier, totals = verdict.tier, verdict.totals
+        if totals is None or not totals.chosen.streaming:
+            return verdict
+        keys_on_device = totals.chosen.key_values is Place.DEVICE
+        lengths = chunk_lengths(tier.tokens, keys_on_device=keys_on_device)
+        found = self.evaluation.by_chunk(tier, totals.chosen, lengths)
+        on_disk = np.array([Place.DISK in totals.chosen.places])
+        missing = self._missing(found, [tier], on_disk)
+        fits = np.all([lack[0] == 0 for lack in missing.values()], axis=0)
+        seconds = np.where(fits, found.seconds[0], np.inf)
+        best = int(seconds.argmin())
+        if seconds[best] > (1 - _WORTHWHILE) * totals.seconds:
+            return verdict
+        sizing = Sizing(chunk_tokens=lengths[best])
+        return replace(
+            verdict, totals=found.totals(0, best),
+            itemise=lambda: self.evaluation.one(tier, totals.chosen, sizing),
+        )  # fmt: skip
+
     def _grid(self, *, resident: bool) -> Grid | None:
         wanted = choice(
             self._machine, self._model, resident=resident, streaming=not self.evaluation.dropout,
@@ -299,10 +331,10 @@ class Search:
         """The verdict on a tier that does not fit: what binds, by how much, what would help."""
         available = self._available(tier)
         changes = sorted(
-            _single_changes(missing, forbidden, found.seconds[row], available),
+            single_changes(missing, forbidden, found.seconds[row], available),
             key=lambda change: (self._is_beyond_every_card(change), change.weight),
         )
-        nearest = _nearest(missing, forbidden, available)
+        nearest = nearest_set(missing, forbidden, available)
         binding, index = next(
             ((change.resource, change.index) for change in changes if change.resource),
             (max(missing, key=lambda name: missing[name][nearest]), nearest),
@@ -323,7 +355,7 @@ class Search:
             itemise=self._itemiser(tier, totals),
         )  # fmt: skip
 
-    def _is_beyond_every_card(self, change: _Change) -> bool:
+    def _is_beyond_every_card(self, change: Change) -> bool:
         """True when no card of the table has so much memory: then it is the last resort."""
         if change.resource is not Resource.GPU_MEMORY:
             return False
@@ -340,7 +372,7 @@ class Search:
             Resource.TIME: self._constraints.longest_step_seconds(tier),
         }
 
-    def _remedy(self, change: _Change, limit_seconds: float) -> Remedy:
+    def _remedy(self, change: Change, limit_seconds: float) -> Remedy:
         usable = 1.0 - self._constraints.headroom_fraction
         if change.resource is None:
             return remedy_for_permission(change.permission)
@@ -355,55 +387,8 @@ class Search:
     def _together(self, lacks: Mapping[Resource, float], limit_seconds: float) -> Remedy:
         """What the nearest set lacks, when no single change is enough."""
         changes = [
-            self._remedy(_Change(0.0, name, amount, 0), limit_seconds)
+            self._remedy(Change(0.0, name, amount, 0), limit_seconds)
             for name, amount in lacks.items()
             if amount > 0
         ]
         return replace(changes[0], text=" and ".join(change.text for change in changes))
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """One change that makes the set at `index` fit; no resource stands for a permission."""
-
-    weight: float
-    resource: Resource | None
-    amount: float
-    index: int
-    permission: str = ""
-
-
-def _single_changes(
-    missing: Mapping[Resource, Any],
-    forbidden: Any,
-    seconds: Any,
-    available: Mapping[Resource, float],
-) -> list[_Change]:
-    """The smallest change of each kind.
-
-    Hardware weighs by how much more of it is needed; a permission as much as doubling something.
-    """
-    permitted = ~forbidden.any(axis=0)
-    changes = []
-    for resource, amounts in missing.items():
-        others = [lack == 0 for name, lack in missing.items() if name is not resource]
-        enough = permitted & np.all([permitted, *others], axis=0)
-        if enough.any():
-            index = int(np.where(enough, amounts, np.inf).argmin())
-            weight = amounts[index] / max(available[resource], 1e-9)
-            changes.append(_Change(float(weight), resource, float(amounts[index]), index))
-    fits = np.all([lack == 0 for lack in missing.values()], axis=0)
-    for permission, needs in zip((*OPT_IN, ""), forbidden, strict=False):
-        only = fits & needs & (forbidden.sum(axis=0) == 1)
-        if only.any():
-            index = int(np.where(only, seconds, np.inf).argmin())
-            changes.append(_Change(1.0, None, 0.0, index, permission))
-    return changes
-
-
-def _nearest(
-    missing: Mapping[Resource, Any], forbidden: Any, available: Mapping[Resource, float]
-) -> int:
-    """The permitted set that lacks least, every shortfall weighed by what there is."""
-    total = sum(amount / max(available[name], 1e-9) for name, amount in missing.items())
-    return int(np.where(forbidden.any(axis=0), np.inf, total).argmin())

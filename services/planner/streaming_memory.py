@@ -19,6 +19,7 @@ from services.planner.arithmetic import (
     minimum,
     power_of_two_from,
     power_of_two_to,
+    value_of,
     where,
     whole,
 )
@@ -52,6 +53,13 @@ DISK_BLOCK_BYTES = 4096
 _FOUND_SHARE = 0.3
 # Token ids of a chunk, int64.
 _TOKEN_BYTES = 8
+
+
+def chunk_lengths(tokens: int, *, keys_on_device: bool) -> tuple[int, ...]:
+    """Lengths worth a look for a window: powers of two, and the window itself."""
+    largest = min(tokens, LARGEST_CHUNK if keys_on_device else LARGEST_CHUNK_FOR_STREAMED_KEYS)
+    powers = range(SMALLEST_CHUNK.bit_length() - 1, (largest - 1).bit_length())
+    return (*(1 << power for power in powers), largest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,8 @@ class StreamingMemory:
             where(store.on_device, 0, where(store.layers > 0, store.width, 0))
             for store in self._stores
         )
-        self.chunk_tokens = chunk_tokens or self._chunk(device_budget)
+        is_given = np.any(value_of(chunk_tokens))
+        self.chunk_tokens = chunk_tokens if is_given else self._chunk(device_budget)
         # The last page of every layer is a whole one too.
         self._chunks = ceiling_divide(tier.tokens, self.chunk_tokens)
         with_targets = ceiling_divide(tier.targets - 1, self.chunk_tokens) + 1
