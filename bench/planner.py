@@ -118,6 +118,8 @@ def running_planner(log: Path, **settings: str) -> Iterator[str]:
             [sys.executable, "-m", "services.planner"], env=os.environ | environment, stderr=file
         )
         try:
+            with grpc.insecure_channel(settings["address"]) as channel:
+                grpc.channel_ready_future(channel).result(timeout=START_SECONDS)
             yield settings["address"]
         finally:
             process.send_signal(signal.SIGTERM)

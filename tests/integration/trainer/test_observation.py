@@ -83,7 +83,8 @@ def planner() -> Iterator[tuple[str, RecordingPlanner]]:
 def test_worker_metrics_follow_its_runs(lonely_trainer: TrainerStack) -> None:
     stack = lonely_trainer
     address = free_address()
-    stack.start_worker(metrics_address=address)
+    worker = stack.start_worker(metrics_address=address)
+    wait_until(lambda: answers(address), "metrics", worker.log)
     idle = scrape(address)
     assert idle[("elite_trainer_runs_finished_total", (("state", "succeeded"),))] == 0
 
