@@ -347,7 +347,7 @@ def _counted(
     one, no_time = RateCurve(((1.0, 1.0),)), math.inf
     backward = RateCurve(((1.0, attention_backward),))
     nothing = ElementwiseRates.single(no_time)
-    of_dtype = DtypeRates(one, 1.0, no_time, {128: one}, {128: backward}, nothing)
+    of_dtype = DtypeRates(one, 1.0, no_time, 0.0, {128: one}, {128: backward}, nothing)
     rates = Rates({2: of_dtype, 4: of_dtype}, no_time, no_time, no_time, no_time, no_time)
     machine = replace(fast_machine("cuda", 2**62), rates=rates)
     lines = Evaluation(shape, machine).one(tier, chosen, Sizing()).cost.lines

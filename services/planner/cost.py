@@ -64,6 +64,9 @@ class TimeTerms:
     elementwise_traffic: Mapping[int, float]
     head_rate: Number
     thin_rate: Number
+    # What products cost beside their operations, for one chunk of one layer: forward, backward.
+    forward_overhead: Number
+    backward_overhead: Number
     attention_forward: RateCurve
     attention_backward: RateCurve
     elementwise: ElementwiseRates
@@ -86,12 +89,16 @@ def time_terms(
         linear for row, linear in rows if row.outputs in ("query", "key_value", "query_key_value")
     ]
     forward, backward = of_dtype.attention(converted.head_size)
+    products = len(converted.linears)
+    adapted = sum(adapters.targets(linear.name) for linear in converted.linears)
     return TimeTerms(
         linear_seconds=converted.layer_count * _product_seconds(converted.linears, of_dtype),
         key_seconds=converted.layer_count * _product_seconds(attention, of_dtype),
         elementwise_traffic=_forward_traffic(converted, chosen.dtype.element_bytes, adapters),
         head_rate=of_dtype.head,
         thin_rate=of_dtype.thin,
+        forward_overhead=(products + 2 * adapted) * of_dtype.product_overhead_seconds,
+        backward_overhead=(products + 4 * adapted) * of_dtype.product_overhead_seconds,
         attention_forward=forward,
         attention_backward=backward,
         elementwise=of_dtype.elementwise,
@@ -197,7 +204,10 @@ class _Cost:
         return self._on_disk_inputs() + outputs
 
     def _linear(self) -> Number:
-        """Linears of all layers: every forward, backward to inputs; adapters to weights too."""
+        """Linears of all layers: every forward, backward to inputs; adapters to weights too.
+
+        A window or chunk that is no multiple costs as much as its share.
+        """
         model, tier, terms = self._model, self._tier, self._terms
         base = self._layer_tokens * terms.linear_seconds / model.layers * (self._forwards + 1)
         makes_keys = self._streaming & (1 - self._chosen.keeps_keys)
@@ -206,7 +216,9 @@ class _Cost:
         keys = tier.tokens * terms.key_seconds * share * makes_keys
         rank = maximum(tier.rank, _THIN_RANK)
         adapters = _FORWARD * rank * model.adapter_parameters * self._layer_tokens
-        return base + keys + adapters * (self._forwards + 2) / terms.thin_rate
+        calls = self._layer_tokens / self._rows
+        overhead = calls * (self._forwards * terms.forward_overhead + terms.backward_overhead)
+        return base + keys + adapters * (self._forwards + 2) / terms.thin_rate + overhead
 
     def _attention(self) -> Number:
         """Causal attention of all layers; kept outputs spare every forward but the first."""

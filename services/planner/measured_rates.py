@@ -19,6 +19,8 @@ _ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _THIN = 64
 # And one with a vocabulary when its outputs are this many times its inputs.
 _VOCABULARY = 16
+# No rate is more than twice what was measured, whatever noise makes of the overhead.
+_LEAST_SHARE = 0.5
 
 
 def measured_rates(measured: profiler_pb2.DeviceMeasurements, disk: profiler_pb2.Disk) -> Rates:
@@ -48,12 +50,13 @@ def _of_dtype(measured: profiler_pb2.DeviceMeasurements, element: int, matmul: f
         points = [(float(r.sequence_tokens), r.flops_per_second) for r in measured.attention_rates]
         curve = RateCurve.of(dict(points).items())
         forward = backward = {128: curve}
-    wide, heads, thin = _products(measured, element)
+    wide, heads, thin, overhead = _products(measured, element)
     plain = single_rates(matmul, [(1.0, matmul)], bandwidth)
     return DtypeRates(
         matmul=RateCurve.of(wide) if wide else plain.matmul,
         head=_harmonic_mean(heads) if heads else plain.head,
         thin=_harmonic_mean(thin) if thin else plain.thin,
+        product_overhead_seconds=overhead,
         attention_forward=forward,
         attention_backward=backward,
         elementwise=_elementwise(measured, element) or plain.elementwise,
@@ -95,20 +98,57 @@ def _curves(points: dict[int, dict[float, float]]) -> dict[int, RateCurve]:
 
 def _products(
     measured: profiler_pb2.DeviceMeasurements, element: int
-) -> tuple[list[Point], list[float], list[float]]:
-    """Rates by width of the weights, of products with a vocabulary, and of thin ones."""
+) -> tuple[list[Point], list[float], list[float], float]:
+    """Rates by width of the weights, with a vocabulary, thin ones; and what every product costs.
+
+    Rates are of what a product takes beside that.
+    """
+    rates = [
+        rate for rate in measured.matmul_rates
+        if _ELEMENT_BYTES.get(rate.dtype) == element and rate.flops_per_second > 0
+    ]  # fmt: skip
+    overhead = _product_overhead_seconds(rates)
     wide: dict[float, float] = {}
     heads, thin = [], []
-    for rate in measured.matmul_rates:
-        if _ELEMENT_BYTES.get(rate.dtype) != element or rate.flops_per_second <= 0:
-            continue
+    for rate in rates:
+        flops = 2.0 * rate.rows * rate.inner * rate.outer
+        seconds = flops / rate.flops_per_second
+        net = flops / max(seconds - overhead, seconds * _LEAST_SHARE)
         if min(rate.rows, rate.inner, rate.outer) <= _THIN:
-            thin.append(rate.flops_per_second)
+            thin.append((rate.rows, net))
         elif rate.outer >= _VOCABULARY * rate.inner:
-            heads.append(rate.flops_per_second)
+            heads.append(net)
         else:
-            wide[2.0 * rate.inner * rate.outer / (rate.inner + rate.outer)] = rate.flops_per_second
-    return list(wide.items()), heads, thin
+            wide[2.0 * rate.inner * rate.outer / (rate.inner + rate.outer)] = net
+    return list(wide.items()), heads, [net for rows, net in thin if rows != _few(rates)], overhead
+
+
+def _product_overhead_seconds(rates: list[profiler_pb2.MatmulRate]) -> float:
+    """From one thin product of few rows and of many; 0 where it was not timed with few."""
+    few_rows = _few(rates)
+    few = next((rate for rate in rates if rate.rows == few_rows), None)
+    many = next(
+        (
+            rate for rate in rates
+            if few and (rate.inner, rate.outer) == (few.inner, few.outer) and rate.rows > few_rows
+        ),
+        None,
+    )  # fmt: skip
+    if few is None or many is None:
+        return 0.0
+    few_seconds, many_seconds = (
+        2.0 * rate.rows * rate.inner * rate.outer / rate.flops_per_second for rate in (few, many)
+    )
+    overhead = (many.rows * few_seconds - few.rows * many_seconds) / (many.rows - few.rows)
+    return min(max(overhead, 0.0), few_seconds)
+
+
+def _few(rates: list[profiler_pb2.MatmulRate]) -> int:
+    """Rows of the product that was timed for its overhead: fewer than all others of its shape."""
+    shapes: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for rate in rates:
+        shapes[rate.inner, rate.outer].add(rate.rows)
+    return min((min(rows) for rows in shapes.values() if len(rows) > 1), default=0)
 
 
 def _harmonic_mean(rates: list[float]) -> float:

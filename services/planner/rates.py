@@ -86,13 +86,15 @@ class DtypeRates:
     """FLOP/s and bytes/s of one dtype.
 
     matmul: by the width of the weights (harmonic mean of inputs and outputs). head: a product with
-    the vocabulary. thin: products with an adapter's matrices at rank 16. attention_*: by head size,
-    then by tokens. elementwise: of a product of two tensors, element by element.
+    the vocabulary. thin: products with an adapter's matrices at rank 16.
+    product_overhead_seconds: of every product, besides; 0 where it hides. attention_*: by head
+    size, then by tokens. elementwise: of a product of two tensors, element by element.
     """
 
     matmul: RateCurve
     head: float
     thin: float
+    product_overhead_seconds: float
     attention_forward: Mapping[int, RateCurve]
     attention_backward: Mapping[int, RateCurve]
     elementwise: ElementwiseRates
@@ -136,6 +138,7 @@ def single_rates(
         matmul=RateCurve(((1.0, matmul),)),
         head=matmul,
         thin=thin or min(matmul, 16 * bandwidth),
+        product_overhead_seconds=0.0,
         attention_forward={128: curve},
         attention_backward={128: curve},
         elementwise=ElementwiseRates.single(bandwidth),

@@ -36,6 +36,9 @@ _HEAD = {"cpu": (1024, 32768), "cuda": (4096, 32768)}
 _ADAPTER = {"cpu": (1024, 16), "cuda": (4096, 16)}
 _ROWS = {"cpu": 2048, "cuda": 8192}
 _QUICK_ROWS = {"cpu": 512, "cuda": 8192}
+# On a CPU a thin product of so few rows is mostly what every product costs: threads that are woken.
+# On a GPU products wait for each other in a queue, and that cost hides.
+_FEW_ROWS = {"cpu": 256}
 _HEAD_DIMS = (64, 128)
 _TOKENS = {"cpu": (512, 2048, 8192), "cuda": (4096, 16384, 65536)}
 _CUDA_HEADS_WIDTH = 2048
@@ -91,7 +94,7 @@ def _seconds(device: torch.device, run: Callable[[], object]) -> float:
 def matmul_rates(
     device: torch.device, dtype: torch.dtype, *, quick: bool
 ) -> Iterator[profiler_pb2.MatmulRate]:
-    """Square weights of growing width, a head, and an adapter's products."""
+    """Square weights of growing width, a head, an adapter's products, and one of few rows."""
     for rows, inner, outer in _products(device.type, quick):
         product = partial(torch.matmul, *_operands(rows, inner, outer, device, dtype))
         seconds = median_seconds(device, product, EFFORT[quick])
@@ -105,7 +108,7 @@ def matmul_rates(
 
 
 def _products(device_type: str, quick: bool) -> Iterator[tuple[int, int, int]]:
-    """(M, K, N); the last one is the gradient of an adapter's weights, whose rows are its rank."""
+    """(M, K, N); rows of a gradient of an adapter's weights are its rank."""
     rows = (_QUICK_ROWS if quick else _ROWS)[device_type]
     width, rank = _ADAPTER[device_type]
     for side in _WIDTHS[device_type]:
@@ -114,6 +117,8 @@ def _products(device_type: str, quick: bool) -> Iterator[tuple[int, int, int]]:
     yield rows, width, rank
     yield rows, rank, width
     yield rank, rows, width
+    if device_type in _FEW_ROWS:
+        yield _FEW_ROWS[device_type], width, rank
 
 
 def _operands(

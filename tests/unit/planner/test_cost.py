@@ -11,9 +11,10 @@ from services.planner.cost import FORMULAS, StepCost
 from services.planner.evaluation import evaluate
 from services.planner.ladder import Tier
 from services.planner.machine import ComputeDtype
+from services.planner.memory import Sizing
 from services.planner.models import model_by_id
 from services.planner.options import Executor, OptimizationSet, Place, Policy
-from services.planner.rates import RateCurve
+from services.planner.rates import ElementwiseRates, RateCurve
 from tests.support.machines import machine
 from tests.unit.planner.test_memory import FRUGAL, PLAIN, TIER
 
@@ -89,3 +90,39 @@ def test_what_goes_to_disk_is_written_once_and_counted() -> None:
 def test_the_expected_time_lies_between_its_bounds(chosen: OptimizationSet) -> None:
     found = cost(chosen)
     assert 0 < found.low < found.seconds < found.high
+
+
+def test_every_product_of_every_chunk_costs_its_overhead() -> None:
+    plain, slow = machine(), machine()
+    rates = {
+        size: replace(of_dtype, product_overhead_seconds=1e-4)
+        for size, of_dtype in plain.rates.by_element_bytes.items()
+    }
+    slow = replace(slow, rates=replace(plain.rates, by_element_bytes=rates))
+    seconds = []
+    for chunk in (512, 1024):
+        with_it, without = (
+            evaluate(TIER, STREAMED, MODEL, one, Sizing(chunk_tokens=chunk)).cost.lines["linear"]
+            for one in (slow, plain)
+        )
+        # Seven weights, forward twice and backward once; each adapter twice a forward, four times
+        # backward. The last layer makes only keys of what has no targets.
+        layers = (with_it - without) / ((7 * 3 + 7 * 2 * 2 + 7 * 4) * 1e-4) * chunk / TIER.tokens
+        assert MODEL.layer_count - 1 < layers <= MODEL.layer_count
+        seconds.append(with_it - without)
+    assert seconds[0] == pytest.approx(2 * seconds[1], rel=0.01)
+
+
+def test_small_tensors_take_as_long_as_they_do() -> None:
+    plain = machine()
+    by_size = RateCurve.of([(2.0**16, 1e9), (2.0**30, 1e12)])
+    rates = {
+        size: replace(of_dtype, elementwise=ElementwiseRates(by_size, by_size))
+        for size, of_dtype in plain.rates.by_element_bytes.items()
+    }
+    by_size_machine = replace(plain, rates=replace(plain.rates, by_element_bytes=rates))
+    short, long = (
+        evaluate(TIER, STREAMED, MODEL, by_size_machine, Sizing(chunk_tokens=chunk))
+        for chunk in (256, 4096)
+    )
+    assert short.cost.lines["elementwise"] > 1.2 * long.cost.lines["elementwise"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.planner.evaluation import evaluate
+from services.planner.evaluation import Totals, evaluate
 from services.planner.grids import OPT_IN, Grid, choice, grid_of
 from services.planner.ladder import Tier, load_ladder
 from services.planner.machine import Machine, hypothetical_machine
@@ -18,6 +18,7 @@ from services.planner.models import ModelShape, catalogue, model_by_id
 from services.planner.options import Executor, Place
 from services.planner.remedies import Resource
 from services.planner.search import Constraints, Result, Search, plan
+from services.planner.streaming_memory import chunk_lengths
 from tests.support.machines import GIBIBYTE, machine
 
 LADDER = load_ladder()
@@ -258,3 +259,55 @@ def test_device_memory_may_be_limited() -> None:
     assert less.chosen is None or less.chosen.memory.device.total_bytes <= less.budget.gpu_bytes
     more = Constraints(gpu_memory_bytes=10 * whole.budget.gpu_safe_bytes)
     assert plan(LADDER, model_by_id("qwen2.5-1.5b"), machine(), more).budget == whole.budget
+
+
+def slow_products(gpu_bytes: int) -> Machine:
+    """Every product costs a millisecond besides: long chunks pay."""
+    device = machine(gpu_bytes=gpu_bytes)
+    rates = {
+        size: replace(of_dtype, product_overhead_seconds=1e-3)
+        for size, of_dtype in device.rates.by_element_bytes.items()
+    }
+    return replace(device, rates=replace(device.rates, by_element_bytes=rates))
+
+
+@pytest.mark.parametrize("gibibytes", [6, 8, 12, 24])
+def test_the_chunk_is_the_fastest_that_fits(gibibytes: int) -> None:
+    device, model = slow_products(gibibytes * GIBIBYTE), model_by_id("qwen2.5-1.5b")
+    search = Search(model, device, Constraints())
+    result = plan(LADDER, model, device, Constraints())
+    assert result.chosen is not None
+    tier, chosen = result.chosen.tier, result.chosen.chosen
+    assert chosen.streaming
+    budget = result.budget
+    seconds = {}
+    for chunk in chunk_lengths(tier.tokens, keys_on_device=chosen.key_values is Place.DEVICE):
+        rival = search.evaluation.one(tier, chosen, Sizing(chunk_tokens=chunk))
+        if rival.memory.device.total_bytes <= budget.gpu_bytes and (
+            rival.memory.host.total_bytes <= budget.host_bytes
+        ):
+            seconds[chunk] = rival.cost.seconds
+    assert result.chosen.cost.seconds <= 1.0102 * min(seconds.values())
+    # The row of the tier says what the plan says.
+    verdict = next(one for one in result.verdicts if one.tier == tier)
+    assert verdict.totals == Totals.of(result.chosen)
+    assert verdict.fits
+
+
+def test_a_chunk_that_saves_nothing_does_not_grow() -> None:
+    """The card table has one rate for all sizes."""
+    result = search("qwen2.5-1.5b")
+    assert result.chosen is not None
+    sized = Search(model_by_id("qwen2.5-1.5b"), machine(), Constraints()).judge(
+        result.chosen.tier, result.chosen.chosen, Sizing()
+    )
+    assert sized.candidate is not None
+    assert result.chosen.memory.chunk_tokens == sized.candidate.memory.chunk_tokens
+
+
+def test_lengths_of_chunks_are_powers_of_two_and_the_window() -> None:
+    assert chunk_lengths(100, keys_on_device=True) == (100,)
+    assert chunk_lengths(1000, keys_on_device=True) == (256, 512, 1000)
+    assert chunk_lengths(1024, keys_on_device=True) == (256, 512, 1024)
+    assert chunk_lengths(10**6, keys_on_device=True)[-1] == 8192
+    assert chunk_lengths(10**6, keys_on_device=False)[-1] == 32768

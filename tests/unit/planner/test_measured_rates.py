@@ -1,0 +1,94 @@
+"""From figures of a stress test to rates: what products cost besides, and tensors by size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from elite.profiler.v1 import profiler_pb2
+from services.planner.measured_rates import measured_rates
+from services.planner.rates import DtypeRates
+
+OVERHEAD, FLOPS = 100e-6, 1e11
+
+
+@pytest.fixture
+def measured() -> profiler_pb2.DeviceMeasurements:
+    return profiler_pb2.DeviceMeasurements(
+        matmul_32bit_flops_per_second=5e10,
+        memory_bandwidth_bytes_per_second=2e10,
+        attention_rates=[profiler_pb2.AttentionRate(sequence_tokens=512, flops_per_second=1e10)],
+    )
+
+
+def fp32(measured: profiler_pb2.DeviceMeasurements) -> DtypeRates:
+    rates = measured_rates(measured, profiler_pb2.Disk()).of(4)
+    assert rates is not None
+    return rates
+
+
+def add_product(
+    measured: profiler_pb2.DeviceMeasurements, rows: int, inner: int, outer: int
+) -> None:
+    """One that runs at `FLOPS` once it has begun."""
+    flops = 2.0 * rows * inner * outer
+    measured.matmul_rates.add(
+        rows=rows, inner=inner, outer=outer, dtype="float32",
+        flops_per_second=flops / (OVERHEAD + flops / FLOPS),
+    )  # fmt: skip
+
+
+def test_what_every_product_costs_is_told_from_few_rows_and_many(
+    measured: profiler_pb2.DeviceMeasurements,
+) -> None:
+    for shape in ((2048, 256, 256), (2048, 1024, 32768), (2048, 1024, 16), (256, 1024, 16)):
+        add_product(measured, *shape)
+    rates = fp32(measured)
+    assert rates.product_overhead_seconds == pytest.approx(OVERHEAD)
+    # What is left of each is its operations.
+    found = (rates.matmul.at(256), rates.head, rates.thin)
+    assert found == pytest.approx((FLOPS, FLOPS, FLOPS))
+
+
+def test_without_few_rows_there_is_no_overhead(measured: profiler_pb2.DeviceMeasurements) -> None:
+    add_product(measured, 2048, 1024, 16)
+    assert fp32(measured).product_overhead_seconds == 0
+    assert fp32(measured).thin < FLOPS
+
+
+def test_noise_makes_no_negative_overhead_and_no_endless_rate(
+    measured: profiler_pb2.DeviceMeasurements,
+) -> None:
+    add_product(measured, 2048, 1024, 16)
+    add_product(measured, 256, 1024, 16)
+    measured.matmul_rates[1].flops_per_second = 1e15
+    assert fp32(measured).product_overhead_seconds == 0
+    measured.matmul_rates[1].flops_per_second = 1e6  # interrupted
+    rates = fp32(measured)
+    assert 0 < rates.thin <= 2 * FLOPS
+
+
+def test_element_wise_rates_by_size_and_by_whose_memory(
+    measured: profiler_pb2.DeviceMeasurements,
+) -> None:
+    for size, rate, new in ((2**16, 1e10, False), (2**24, 9e10, False), (2**20, 5e9, True)):
+        measured.elementwise_rates.add(
+            dtype="float32", tensor_bytes=size, bytes_per_second=rate, new_pages=new
+        )
+    rates = fp32(measured).elementwise
+    assert rates.at(2**16, 2**22) == 1e10
+    assert rates.at(2**20, 2**22) == pytest.approx(5e10)  # half-way between the logarithms
+    assert rates.at(2**22, 2**22) == 5e9
+    columns = rates.at(np.array([[2**16, 2**22]]), 2**22)
+    assert columns.tolist() == [[1e10, 5e9]]
+
+
+def test_a_device_whose_allocator_keeps_everything_has_one_curve(
+    measured: profiler_pb2.DeviceMeasurements,
+) -> None:
+    measured.elementwise_rates.add(dtype="float32", tensor_bytes=2**20, bytes_per_second=7e11)
+    assert fp32(measured).elementwise.at(2**30, 2**20) == 7e11
+
+
+def test_without_any_it_is_the_memory(measured: profiler_pb2.DeviceMeasurements) -> None:
+    assert fp32(measured).elementwise.at(2**30, 2**20) == 2e10
