@@ -71,11 +71,11 @@ COMPOSE := docker compose -f deploy/compose/compose.yaml
 .PHONY: compose-up
 compose-up: images ## Start everything in containers; ELITE_DATA and ELITE_MODELS name the folders runs may read
 	@scripts/compose_secrets.sh
-	@$(COMPOSE) --profile monitoring --profile grafana up -d --wait
+	@$(COMPOSE) --profile monitoring --profile alerts --profile grafana up -d --wait
 
 .PHONY: compose-down
 compose-down: ## Stop the containers; runs and records are kept
-	@$(COMPOSE) --profile monitoring --profile grafana down
+	@$(COMPOSE) --profile monitoring --profile alerts --profile grafana down
 
 .PHONY: audit
 audit: $(INSTALLED) ## List what we depend on (dist/sbom.json) and look for known vulnerabilities; needs the internet
