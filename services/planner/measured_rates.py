@@ -106,49 +106,42 @@ def _products(
     rates = [
         rate for rate in measured.matmul_rates
         if _ELEMENT_BYTES.get(rate.dtype) == element and rate.flops_per_second > 0
+        and min(rate.rows, rate.inner, rate.outer) > 0
     ]  # fmt: skip
-    overhead = _product_overhead_seconds(rates)
+    few, overhead = _overhead(rates)
     wide: dict[float, float] = {}
     heads, thin = [], []
     for rate in rates:
-        flops = 2.0 * rate.rows * rate.inner * rate.outer
-        seconds = flops / rate.flops_per_second
-        net = flops / max(seconds - overhead, seconds * _LEAST_SHARE)
+        if rate is few:
+            continue
+        net = rate.flops_per_second / max(1 - overhead / _seconds(rate), _LEAST_SHARE)
         if min(rate.rows, rate.inner, rate.outer) <= _THIN:
-            thin.append((rate.rows, net))
+            thin.append(net)
         elif rate.outer >= _VOCABULARY * rate.inner:
             heads.append(net)
         else:
             wide[2.0 * rate.inner * rate.outer / (rate.inner + rate.outer)] = net
-    return list(wide.items()), heads, [net for rows, net in thin if rows != _few(rates)], overhead
+    return list(wide.items()), heads, thin, overhead
 
 
-def _product_overhead_seconds(rates: list[profiler_pb2.MatmulRate]) -> float:
-    """From one thin product of few rows and of many; 0 where it was not timed with few."""
-    few_rows = _few(rates)
-    few = next((rate for rate in rates if rate.rows == few_rows), None)
-    many = next(
-        (
-            rate for rate in rates
-            if few and (rate.inner, rate.outer) == (few.inner, few.outer) and rate.rows > few_rows
-        ),
-        None,
-    )  # fmt: skip
-    if few is None or many is None:
-        return 0.0
-    few_seconds, many_seconds = (
-        2.0 * rate.rows * rate.inner * rate.outer / rate.flops_per_second for rate in (few, many)
-    )
-    overhead = (many.rows * few_seconds - few.rows * many_seconds) / (many.rows - few.rows)
-    return min(max(overhead, 0.0), few_seconds)
-
-
-def _few(rates: list[profiler_pb2.MatmulRate]) -> int:
-    """Rows of the product that was timed for its overhead: fewer than all others of its shape."""
-    shapes: dict[tuple[int, int], set[int]] = defaultdict(set)
+def _overhead(
+    rates: list[profiler_pb2.MatmulRate],
+) -> tuple[profiler_pb2.MatmulRate | None, float]:
+    """The product that was timed with few rows too, and what it takes without any."""
+    alike: dict[tuple[int, int], list[profiler_pb2.MatmulRate]] = defaultdict(list)
     for rate in rates:
-        shapes[rate.inner, rate.outer].add(rate.rows)
-    return min((min(rows) for rows in shapes.values() if len(rows) > 1), default=0)
+        alike[rate.inner, rate.outer].append(rate)
+    for same in alike.values():
+        few, many = (pick(same, key=lambda rate: rate.rows) for pick in (min, max))
+        if few.rows < many.rows:
+            slope = (_seconds(many) - _seconds(few)) / (many.rows - few.rows)
+            seconds = _seconds(few) - few.rows * slope
+            return few, min(max(seconds, 0.0), _seconds(few))
+    return None, 0.0
+
+
+def _seconds(rate: profiler_pb2.MatmulRate) -> float:
+    return 2.0 * rate.rows * rate.inner * rate.outer / rate.flops_per_second
 
 
 def _harmonic_mean(rates: list[float]) -> float:

@@ -92,3 +92,8 @@ def test_a_device_whose_allocator_keeps_everything_has_one_curve(
 
 def test_without_any_it_is_the_memory(measured: profiler_pb2.DeviceMeasurements) -> None:
     assert fp32(measured).elementwise.at(2**30, 2**20) == 2e10
+
+
+def test_a_product_of_nothing_says_nothing(measured: profiler_pb2.DeviceMeasurements) -> None:
+    measured.matmul_rates.add(dtype="float32", flops_per_second=1e9)
+    assert fp32(measured).matmul.at(256) == 5e10
