@@ -47,8 +47,8 @@ def answer_plan(question: Question) -> pb.PlanResponse:
     Raises `ServiceError` for a curriculum whose stages do not fit.
     """
     search = _search(question)
-    verdicts = search.judge_all(question.ladder)
-    chosen = _chosen(verdicts, question.constraints)
+    result = search.choose(question.ladder)
+    verdicts, chosen = result.verdicts, result.chosen
     response = pb.PlanResponse(
         budget=responses.budget_message(search.budget, question.machine),
         tiers=[_verdict_message(verdict, question) for verdict in verdicts],
@@ -121,15 +121,6 @@ def _search(question: Question) -> Search:
         question.model, question.machine, question.constraints, question.adapters,
         question.correction,
     )  # fmt: skip
-
-
-def _chosen(verdicts: Sequence[Verdict], constraints: Constraints) -> Candidate | None:
-    fitting = [
-        verdict
-        for verdict in verdicts
-        if verdict.fits and constraints.tier in (0, verdict.tier.tier)
-    ]
-    return fitting[-1].candidate if fitting else None
 
 
 def _plan_message(

@@ -155,21 +155,8 @@ def plan(
     adapters: Adapters = EVERY_LINEAR,
     correction: Correction = UNCALIBRATED,
 ) -> Result:
-    """Chooses the highest tier that fits, and its fastest set; judges every other tier.
-
-    With `constraints.tier` the choice is that tier or none.
-    """
-    search = Search(model, machine, constraints, adapters, correction)
-    verdicts = search.judge_all(ladder)
-    eligible = [
-        verdict for verdict in verdicts
-        if verdict.fits and constraints.tier in (0, verdict.tier.tier)
-    ]  # fmt: skip
-    if not eligible:
-        return Result(None, verdicts, search.budget)
-    best = search.with_best_chunk(eligible[-1])
-    verdicts = tuple(best if verdict is eligible[-1] else verdict for verdict in verdicts)
-    return Result(best.candidate, verdicts, search.budget)
+    """Chooses a tier and set, see `Search.choose`."""
+    return Search(model, machine, constraints, adapters, correction).choose(ladder)
 
 
 class Search:
@@ -186,6 +173,22 @@ class Search:
         self._model, self._machine, self._constraints = model, machine, constraints
         self.budget = budget_for(machine, constraints)
         self.evaluation = Evaluation(model, machine, adapters, correction)
+
+    def choose(self, ladder: Sequence[Tier]) -> Result:
+        """Chooses the highest tier that fits, and its fastest set; judges every other tier.
+
+        With `constraints.tier` the choice is that tier or none.
+        """
+        verdicts = self.judge_all(ladder)
+        eligible = [
+            verdict for verdict in verdicts
+            if verdict.fits and self._constraints.tier in (0, verdict.tier.tier)
+        ]  # fmt: skip
+        if not eligible:
+            return Result(None, verdicts, self.budget)
+        best = self._with_best_chunk(eligible[-1])
+        verdicts = tuple(best if verdict is eligible[-1] else verdict for verdict in verdicts)
+        return Result(best.candidate, verdicts, self.budget)
 
     def judge_all(self, ladder: Sequence[Tier]) -> tuple[Verdict, ...]:
         """A verdict on every tier: the fastest set that fits, else what would make one fit."""
@@ -226,8 +229,9 @@ class Search:
         return remedy_for_dropout(self._model, tier)
 
     def judge(self, tier: Tier, chosen: OptimizationSet, sizing: Sizing) -> Verdict:
-        """The verdict on one tier under one set."""
-        if not sizing.chunk_tokens:
+        """The verdict on one tier under one set; a chunk that is not given is the best one."""
+        is_given = bool(sizing.chunk_tokens)
+        if not is_given:
             sizing = self.evaluation.sizing(self.budget.gpu_bytes)
         candidate = self.evaluation.one(tier, chosen, sizing)
         totals = Totals.of(candidate)
@@ -243,13 +247,14 @@ class Search:
             verdict = Verdict(
                 tier, totals, Resource.SOFTWARE, remedies=(remedy_for_window(self._model, tier),)
             )
-        return replace(verdict, itemise=lambda: candidate)
+        verdict = replace(verdict, itemise=lambda: candidate)
+        return verdict if is_given or not verdict.fits else self._with_best_chunk(verdict)
 
-    def with_best_chunk(self, verdict: Verdict) -> Verdict:
+    def _with_best_chunk(self, verdict: Verdict) -> Verdict:
         """The verdict with the chunk that takes least time of all that fit, if it is worth it.
 
-        Only for the tier that is planned: sets are compared, and tiers judged, under chunks that do
-        not depend on the window, so that a longer one never takes less.
+        Only for what is planned or estimated: sets are compared, and tiers judged, under chunks
+        that do not depend on the window, so that a longer one never takes less.
         """
         tier, totals = verdict.tier, verdict.totals
         if totals is None or not totals.chosen.streaming:

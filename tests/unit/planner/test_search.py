@@ -288,7 +288,8 @@ def test_the_chunk_is_the_fastest_that_fits(gibibytes: int) -> None:
         ):
             seconds[chunk] = rival.cost.seconds
     assert result.chosen.cost.seconds <= 1.0102 * min(seconds.values())
-    # The row of the tier says what the plan says.
+    # An estimate of the set and the row of the tier say what the plan says.
+    assert search.judge(tier, chosen, Sizing()).totals == Totals.of(result.chosen)
     verdict = next(one for one in result.verdicts if one.tier == tier)
     assert verdict.totals == Totals.of(result.chosen)
     assert verdict.fits
@@ -298,11 +299,11 @@ def test_a_chunk_that_saves_nothing_does_not_grow() -> None:
     """The card table has one rate for all sizes."""
     result = search("qwen2.5-1.5b")
     assert result.chosen is not None
-    sized = Search(model_by_id("qwen2.5-1.5b"), machine(), Constraints()).judge(
-        result.chosen.tier, result.chosen.chosen, Sizing()
+    evaluation = Search(model_by_id("qwen2.5-1.5b"), machine(), Constraints()).evaluation
+    sized = evaluation.one(
+        result.chosen.tier, result.chosen.chosen, evaluation.sizing(result.budget.gpu_bytes)
     )
-    assert sized.candidate is not None
-    assert result.chosen.memory.chunk_tokens == sized.candidate.memory.chunk_tokens
+    assert result.chosen.memory.chunk_tokens == sized.memory.chunk_tokens
 
 
 def test_lengths_of_chunks_are_powers_of_two_and_the_window() -> None:
