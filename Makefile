@@ -41,7 +41,7 @@ lint: $(INSTALLED) ## Check style, types, imports, protos and the generated code
 	@$(ENVIRONMENT)/bin/mypy
 	@$(ENVIRONMENT)/bin/lint-imports --no-logo
 	@$(ENVIRONMENT)/bin/buf lint protos
-	@$(ENVIRONMENT)/bin/shellcheck scripts/*.sh examples/*.sh .ci/run
+	@$(ENVIRONMENT)/bin/shellcheck scripts/*.sh examples/*.sh examples/go/*.sh .ci/run
 	@$(PYTHON_IN) scripts/generate_protos.py --check
 
 .PHONY: format

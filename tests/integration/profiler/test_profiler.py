@@ -109,8 +109,11 @@ def assert_rates_cover_dtypes_and_shapes(measured: profiler_pb2.DeviceMeasuremen
     for dtype in dtypes:
         products = [rate for rate in measured.matmul_rates if rate.dtype == dtype]
         narrow = [min(rate.rows, rate.inner, rate.outer) == 16 for rate in products]
-        assert narrow.count(True) == 3
+        # An adapter's three, on a CPU one of them with few rows too.
+        assert narrow.count(True) in (3, 4)
         assert narrow.count(False) >= 5
+        tensors = {r.tensor_bytes for r in measured.elementwise_rates if r.dtype == dtype}
+        assert len(tensors) >= 5
         heads = [rate.head_size for rate in measured.attention_rates if rate.dtype == dtype]
         assert heads == [64, 64, 128, 128]
     assert all(rate.flops_per_second > 0 for rate in measured.matmul_rates)
