@@ -7,12 +7,13 @@ looks whether anything was lost. Writes `bench/results/chaos.json` and prints a 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,23 +26,21 @@ RESULTS = Path(__file__).parent / "results" / "chaos.json"
 _ALL_FAULTS = {**FAULTS, **LONG_FAULTS}
 
 
-def run_rounds(chaos: Chaos, rounds: int, seed: int) -> list[Round]:
+def run_rounds(chaos: Chaos, rounds: int, seed: int) -> Iterator[Round]:
     """So many rounds: every fault once, in some order, then again; long faults only once."""
     chance = random.Random(seed)
     order = sorted(LONG_FAULTS) if rounds > len(FAULTS) else []
-    found = []
     for number in range(rounds):
         order = order or chance.sample(sorted(FAULTS), len(FAULTS))
         name = order.pop()
         one = chaos.run(name, _ALL_FAULTS[name], chance)
-        found.append(one)
         verdict = "; ".join(one.problems) or "nothing lost"
         print(
             f"{number + 1:4} {one.fault:28} after {one.after_seconds:4.1f} s, "
             f"{one.attempts} attempts, {one.seconds:5.1f} s: {verdict}",
             flush=True,
         )
-    return found
+        yield one
 
 
 def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
@@ -61,6 +60,18 @@ def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     return rows
 
 
+def document(rounds: Sequence[Round], seed: int) -> dict[str, Any]:
+    """What is written."""
+    rows = summary(rounds)
+    lost = sum(row["lost"] for row in rows)
+    return {
+        "machine": describe_machine(), "seed": seed, "faults": rows,
+        "goals": [{"name": "rounds in which anything was lost", "at_most": 0, "measured": lost,
+                   "met": lost == 0}],
+        "rounds": [asdict(one) for one in rounds],
+    }  # fmt: skip
+
+
 def main() -> None:
     """Breaks things, prints and writes; exits with 1 when anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -68,21 +79,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        chaos = Chaos(Path(folder))
-        try:
-            rounds = run_rounds(chaos, arguments.rounds, arguments.seed)
-        finally:
-            chaos.close()
-    rows = summary(rounds)
-    lost = sum(row["lost"] for row in rows)
-    document = {
-        "machine": describe_machine(), "seed": arguments.seed, "faults": rows,
-        "goals": [{"name": "rounds in which anything was lost", "at_most": 0, "measured": lost,
-                   "met": lost == 0}],
-        "rounds": [asdict(one) for one in rounds],
-    }  # fmt: skip
-    arguments.output.write_text(json.dumps(document, indent=1) + "\n")
+    rounds: list[Round] = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Chaos(Path(folder))) as chaos:
+        for one in run_rounds(chaos, arguments.rounds, arguments.seed):
+            rounds.append(one)
+            # After every round: hours of rounds are not lost with the last one.
+            written = document(rounds, arguments.seed)
+            arguments.output.write_text(json.dumps(written, indent=1) + "\n")
+    lost = sum(bool(one.problems) for one in rounds)
     print(f"{len(rounds)} rounds, {lost} in which anything was lost")
     sys.exit(1 if lost else 0)
 
