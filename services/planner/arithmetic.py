@@ -44,8 +44,15 @@ def minimum(*values: Number) -> Number:
 
 
 def where(condition: Number, then: Number, otherwise: Number) -> Number:
-    """`then` where the condition holds, else `otherwise`; conditions are never traced."""
+    """`then` where the condition holds, else `otherwise`; conditions are never traced.
+
+    Conditions in columns are 0 or 1, as integers: a product is three times as fast as a choice.
+    """
     if isinstance(condition, np.ndarray):
+        if type(otherwise) is int and otherwise == 0:
+            return condition * then
+        if type(then) is int and then == 0:
+            return (1 - condition) * otherwise
         return np.where(condition, then, otherwise)
     return then if value_of(condition) else otherwise
 
@@ -53,7 +60,8 @@ def where(condition: Number, then: Number, otherwise: Number) -> Number:
 def whole(value: Number) -> Number:
     """Rounded to the nearest integer."""
     if isinstance(value, np.ndarray):
-        return np.rint(value).astype(np.int64)
+        is_whole = value.dtype == np.int64
+        return value if is_whole else np.rint(value).astype(np.int64)
     if type(value) is Traced:
         return Traced.call("round", round(value.value), (value,))
     return round(value)

@@ -139,6 +139,11 @@ class Evaluation:
         totals = self._totals(tier_terms([tier], self._adapters.rank), group, sizing, 1)
         return Evaluated(group.sets, *totals)
 
+    def rates_depend_on_chunk(self, chosen: OptimizationSet) -> bool:
+        """Whether shorter chunks may be faster, as where what a layer works on fits a cache."""
+        _, time = self.terms(chosen)
+        return time.elementwise.depends_on_size
+
     def sizing(self, device_budget: int) -> Sizing:
         """The budget as the formulas see it: before they are corrected."""
         return Sizing(device_budget=int(device_budget / self._correction.memory_factor))

@@ -75,8 +75,15 @@ class ElementwiseRates:
         curve = RateCurve(((1.0, rate),))
         return cls(curve, curve)
 
+    @property
+    def depends_on_size(self) -> bool:
+        """Whether there is more than one figure."""
+        return len(self.there.points) > 1 or self.there != self.new
+
     def at(self, tensor_bytes: Number, kept_below_bytes: int) -> Number:
         """The rate for a tensor whose memory is kept for the next one below a size."""
+        if not self.depends_on_size:
+            return self.there.points[0][1]
         is_kept = tensor_bytes < kept_below_bytes
         return where(is_kept, self.there.at(tensor_bytes), self.new.at(tensor_bytes))
 

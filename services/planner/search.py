@@ -256,23 +256,24 @@ class Search:
         Only for what is planned or estimated: sets are compared, and tiers judged, under chunks
         that do not depend on the window, so that a longer one never takes less.
         """
-        tier, totals = verdict.tier, verdict.totals
-        if totals is None or not totals.chosen.streaming:
+        candidate = verdict.candidate
+        if candidate is None or not candidate.chosen.streaming:
             return verdict
-        keys_on_device = totals.chosen.key_values is Place.DEVICE
-        lengths = chunk_lengths(tier.tokens, keys_on_device=keys_on_device)
-        found = self.evaluation.by_chunk(tier, totals.chosen, lengths)
-        on_disk = np.array([Place.DISK in totals.chosen.places])
-        missing = self._missing(found, [tier], on_disk)
+        tier, chosen = verdict.tier, candidate.chosen
+        lengths = chunk_lengths(tier.tokens, keys_on_device=chosen.key_values is Place.DEVICE)
+        is_longest = candidate.memory.chunk_tokens == lengths[-1]
+        if is_longest and not self.evaluation.rates_depend_on_chunk(chosen):
+            return verdict
+        found = self.evaluation.by_chunk(tier, chosen, lengths)
+        missing = self._missing(found, [tier], np.array([Place.DISK in chosen.places]))
         fits = np.all([lack[0] == 0 for lack in missing.values()], axis=0)
         seconds = np.where(fits, found.seconds[0], np.inf)
-        best = int(seconds.argmin())
-        if seconds[best] > (1 - _WORTHWHILE) * totals.seconds:
+        if seconds[best := int(seconds.argmin())] > (1 - _WORTHWHILE) * candidate.cost.seconds:
             return verdict
         sizing = Sizing(chunk_tokens=lengths[best])
         return replace(
             verdict, totals=found.totals(0, best),
-            itemise=lambda: self.evaluation.one(tier, totals.chosen, sizing),
+            itemise=lambda: self.evaluation.one(tier, chosen, sizing),
         )  # fmt: skip
 
     def _grid(self, *, resident: bool) -> Grid | None:

@@ -172,7 +172,8 @@ def set_terms(sets: Sequence[OptimizationSet]) -> SetTerms:
     if len(sets) == 1:
         return SetTerms(**{name: read(sets[0]) for name, read in readers.items()})
     return SetTerms(**{
-        name: np.array([read(one) for one in sets])[None, :] for name, read in readers.items()
+        # Flags as integers: see arithmetic.where.
+        name: np.array([+read(one) for one in sets])[None, :] for name, read in readers.items()
     })  # fmt: skip
 
 

@@ -200,7 +200,9 @@ def test_a_longer_context_never_takes_less(model, context, target, more, rank, o
         long = evaluate(Tier(1, context + more, target, rank), chosen, model, device)
         assert long.memory.device.total_bytes >= short.memory.device.total_bytes
         assert long.memory.host.total_bytes >= short.memory.host.total_bytes
-        assert long.cost.seconds >= short.cost.seconds
+        # Tokens in a chunk of their own, without targets, spare the last layer their queries: the
+        # first token of a second chunk really makes a step shorter, by less than a layer.
+        assert long.cost.seconds >= short.cost.seconds * (1 - 1 / model.layer_count)
 
 
 @given(
