@@ -80,11 +80,10 @@ def _measured(
 def _require_agreement(
     subject: speed.Subject, plan: planner_pb2.Plan, found: dict[str, Measured | str]
 ) -> None:
-    losses = [one.timed[-1].loss for one in found.values() if isinstance(one, Measured)]
+    losses = {name: one.timed[-1].loss for name, one in found.items() if isinstance(one, Measured)}
     if len(losses) == len(found):
         case = f"{subject.name} at {plan.context_tokens + plan.target_tokens:,} tokens"
-        stock, streaming = losses
-        speed.require_agreement(case, stock, streaming, speed.TOLERANCES[ComputeDtype.BFLOAT16])
+        speed.require_agreement(case, losses, speed.TOLERANCES[ComputeDtype.BFLOAT16])
 
 
 def _row(one: Measured, tokens: int) -> dict[str, Any]:

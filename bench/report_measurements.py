@@ -25,8 +25,8 @@ from bench.report_text import (
     table,
     values,
 )
+from bench.speed_worker import STOCK, TILED
 
-STOCK = "stock"
 _CARD_NAMES = ("gpu", "card", "card_name", "device_name")
 
 
@@ -254,6 +254,11 @@ def _speed_limits(document: Document, rows: Sequence[Row]) -> Iterator[str]:
         "Stock is transformers with PEFT, sdpa attention and gradient checkpointing; it computes "
         "every token's logits, where streaming computes those of target tokens."
     )
+    if TILED in values(rows, "executor"):
+        yield (
+            "DeepSpeed tiles is stock with DeepSpeed's TiledMLP and TiledFusedLogitsLoss, in tiles "
+            "of as many tokens as the model is wide; nothing else of DeepSpeed is in use."
+        )
     yield (
         "Peak memory is of tensors, weights included, storage by storage: not of the process. "
         "The optimizer's update is left out of both figures."

@@ -3,18 +3,21 @@
 `stock` is unmodified transformers with PEFT adapters on every linear module of the layers, sdpa
 attention and (non-reentrant) gradient checkpointing; the loss comes from `labels`, so that every
 token's logits are computed, as they are for users. `streaming` is this project's executor, set up
-by a plan that keeps attention's outputs. Same weights, adapters, tokens and targets; each in a
+by a plan that keeps attention's outputs. Where DeepSpeed is installed, a third column is stock with
+its tiled MLP and loss (bench/speed_tiled.py). Same weights, adapters, tokens and targets; each in a
 process set up as it is in use (bench/speed_worker.py), and only one computes at a time.
 
-For every length both run one step with memory tracked, which also warms up, then rounds of one
-timed step each, first the one, then the other, in the next round the other way about. Ratios are
-those of a round, streaming over stock, and their median. Losses that differ end the run and nothing
+For every length all run one step with memory tracked, which also warms up, then rounds of one timed
+step each, in turns, in the next round the other way about. Ratios are those of a round, streaming
+over the others, and their median. Losses that differ end the run and nothing
 is written. Writes `bench/results/speed.json` and prints a table.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 import itertools
 import json
 import sys
@@ -26,8 +29,8 @@ from typing import Any
 
 from bench import speed_worker
 from bench.machine import describe_machine
-from bench.speed_report import Measured, case_row, ratio_row, show
-from bench.speed_worker import STOCK, STREAMING, ProcessWorker, Worker
+from bench.speed_report import Measured, case_row, goals, ratio_rows, show
+from bench.speed_worker import STOCK, STREAMING, TILED, ProcessWorker, Worker
 from elite.planner.v1 import planner_pb2
 from services.common.errors import ServiceError
 from services.planner import responses, search
@@ -168,8 +171,8 @@ def plan_for(subject: Subject, tokens: int, setting: Setting) -> planner_pb2.Pla
 
 
 @dataclass(slots=True)
-class Pair:
-    """A model in the hands of both executors."""
+class Contest:
+    """A model in the hands of every executor; stock's is the first."""
 
     subject: Subject
     setting: Setting
@@ -177,7 +180,7 @@ class Pair:
     bytes_per_token: float = field(init=False)
 
     def __post_init__(self) -> None:
-        """Loads both, and runs a short step of each to see what a token takes."""
+        """Loads all, and runs a short step of each to see what a token takes."""
         plan, key = plan_for(self.subject, _TRIAL_TOKENS, self.setting), self.subject.key
         for executor, worker in self.workers.items():
             worker.ask(speed_worker.load, key, executor, self.subject.config, plan)
@@ -188,7 +191,7 @@ class Pair:
         self._release()
 
     def cases(self, tokens: int) -> list[dict[str, Any]]:
-        """Stock's and streaming's case of a length. Raises `Disagreement`."""
+        """Every executor's case of a length. Raises `Disagreement`."""
         plan = plan_for(self.subject, tokens, self.setting)
         chunk_tokens = int(plan.execution.streaming.chunk_tokens)
         case = {
@@ -204,7 +207,7 @@ class Pair:
             for one in found if number % 2 == 0 else reversed(found):
                 worker = self.workers[one.executor]
                 one.timed.append(worker.ask(speed_worker.time_step, self.subject.key, plan))
-            self._require_agreement(plan, *(one.timed[-1].loss for one in found))
+            self._require_agreement(plan, {one.executor: one.timed[-1].loss for one in found})
         self._release()
         return found
 
@@ -213,47 +216,53 @@ class Pair:
             Measured(executor, worker.ask(speed_worker.weigh, self.subject.key, plan))
             for executor, worker in self.workers.items()
         ]
-        self._require_agreement(plan, *(one.weighed.loss for one in found))
+        self._require_agreement(plan, {one.executor: one.weighed.loss for one in found})
         return found
 
     def _release(self) -> None:
         for worker in self.workers.values():
             worker.ask(speed_worker.release, self.subject.key)
 
-    def _require_agreement(self, plan: planner_pb2.Plan, stock: float, streaming: float) -> None:
+    def _require_agreement(self, plan: planner_pb2.Plan, losses: Mapping[str, float]) -> None:
         case = f"{self.subject.name} at {plan.context_tokens + plan.target_tokens:,} tokens"
-        require_agreement(case, stock, streaming, TOLERANCES[self.setting.dtype])
+        require_agreement(case, losses, TOLERANCES[self.setting.dtype])
 
 
-def require_agreement(case: str, stock: float, streaming: float, tolerance: float) -> None:
-    """Raises `Disagreement` unless the losses are equal but for rounding; NaN never is."""
-    if not abs(streaming - stock) <= tolerance * abs(stock):
-        raise Disagreement(f"{case}: the loss is {stock} by stock and {streaming} by streaming")
+def require_agreement(case: str, losses: Mapping[str, float], tolerance: float) -> None:
+    """Raises `Disagreement` unless losses are stock's but for rounding; NaN never is."""
+    stock = losses[STOCK]
+    for name, loss in losses.items():
+        if not abs(loss - stock) <= tolerance * abs(stock):
+            raise Disagreement(f"{case}: the loss is {stock} by stock and {loss} by {name}")
 
 
-def run(pairs: Sequence[Pair], lengths: Sequence[int], budget_seconds: float) -> dict[str, Any]:
+def run(
+    contests: Sequence[Contest], lengths: Sequence[int], budget_seconds: float
+) -> dict[str, Any]:
     """Measures all models, shorter lengths first. Raises `Disagreement`."""
     started = time.monotonic()
     cases: list[dict[str, Any]] = []
+    ratios: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
-    for tokens, pair in itertools.product(sorted(lengths), pairs):
-        name, spent_seconds = pair.subject.name, time.monotonic() - started
+    for tokens, contest in itertools.product(sorted(lengths), contests):
+        name, spent_seconds = contest.subject.name, time.monotonic() - started
         print(f"{name}, {tokens:,} tokens", flush=True)
-        reason = reason_to_leave_out(pair, tokens, budget_seconds - spent_seconds)
+        reason = reason_to_leave_out(contest, tokens, budget_seconds - spent_seconds)
         if reason:
             left_out.append({"model": name, "tokens": tokens, "reason": reason})
         else:
-            cases += pair.cases(tokens)
-    ratios = [ratio_row(*both) for both in zip(cases[::2], cases[1::2], strict=True)]
+            found = contest.cases(tokens)
+            cases += found
+            ratios += ratio_rows(found)
     return {"cases": cases, "ratios": ratios, "left_out": left_out}
 
 
-def reason_to_leave_out(pair: Pair, tokens: int, seconds_left: float) -> str:
+def reason_to_leave_out(contest: Contest, tokens: int, seconds_left: float) -> str:
     """Why a length is not measured; empty when it is. Bytes are those of a short step, by token."""
     if seconds_left <= 0:
         return "the seconds of --budget-seconds are spent"
-    _, free_bytes = pair.workers[STOCK].ask(speed_worker.device_facts)
-    needed_bytes = tokens * pair.bytes_per_token
+    _, free_bytes = contest.workers[STOCK].ask(speed_worker.device_facts)
+    needed_bytes = tokens * contest.bytes_per_token
     if needed_bytes > free_bytes:
         return f"a step takes some {needed_bytes / 1e9:.1f} GB, {free_bytes / 1e9:.1f} are free"
     return ""
@@ -276,8 +285,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def make_workers() -> dict[str, Worker]:
-    """A process for each executor."""
-    return {name: ProcessWorker(name) for name in (STOCK, STREAMING)}
+    """A process for each executor; DeepSpeed's where it is installed."""
+    has_deepspeed = importlib.util.find_spec("deepspeed") is not None
+    names = (STOCK, *([TILED] if has_deepspeed else []), STREAMING)
+    return {name: ProcessWorker(name) for name in names}
 
 
 def measure_all(options: argparse.Namespace, workers: Mapping[str, Worker]) -> dict[str, Any]:
@@ -289,9 +300,17 @@ def measure_all(options: argparse.Namespace, workers: Mapping[str, Worker]) -> d
     )  # fmt: skip
     models = options.model or (_FAST_MODELS if options.fast else _MODELS)
     lengths = options.tokens or (_FAST_TOKENS if options.fast else _TOKENS)
-    pairs = [Pair(Subject.of(name), setting, workers) for name in models.split(",")]
-    measured = run(pairs, lengths, options.budget_seconds)
-    return {"machine": describe_machine() | {"device": device_kind}, **measured}
+    contests = [Contest(Subject.of(name), setting, workers) for name in models.split(",")]
+    measured = run(contests, lengths, options.budget_seconds)
+    return {
+        "machine": describe_machine() | {"device": device_kind} | _versions(workers), **measured,
+        "goals": goals(measured["ratios"]),
+    }  # fmt: skip
+
+
+def _versions(workers: Mapping[str, Worker]) -> dict[str, str]:
+    """Of what only one contender needs."""
+    return {"deepspeed": importlib.metadata.version("deepspeed")} if TILED in workers else {}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -28,7 +28,7 @@ from services.trainer.engine.models import DTYPES
 _SEED = 0
 # PEFT starts B at zero, and then no loss would show what adapters do.
 _ADAPTER_DEVIATION = 0.02
-_IGNORED = -100  # transformers' label for tokens that are no targets
+IGNORED = -100  # transformers' label for tokens that are no targets
 
 
 class Contender(Protocol):
@@ -78,7 +78,7 @@ class Stock:
         """Loss of the window's targets; leaves its gradient in the adapters' `.grad`."""
         token_ids_bs = window_bs.to(self.device)
         labels_bs = token_ids_bs.clone()
-        labels_bs[:, : -self._target_tokens] = _IGNORED
+        labels_bs[:, : -self._target_tokens] = IGNORED
         loss = self.model(input_ids=token_ids_bs, labels=labels_bs).loss
         loss.backward()
         return float(loss.detach())
@@ -116,7 +116,7 @@ class Streaming:
 
 def weigh(subject: Contender, plan: planner_pb2.Plan) -> Weighed:
     """Prepares for the plan and runs a step with its memory tracked. The tracker takes time."""
-    window_bs = _random_window(plan)
+    window_bs = random_window(plan)
     static_bytes = _static_bytes(subject.model)
     tracker = memory_tracker(subject.device)
     with tracker:
@@ -130,7 +130,7 @@ def weigh(subject: Contender, plan: planner_pb2.Plan) -> Weighed:
 
 def time_step(subject: Contender, plan: planner_pb2.Plan) -> Timed:
     """One step of a contender that is prepared for the plan."""
-    window_bs = _random_window(plan)
+    window_bs = random_window(plan)
     started, worked = time.perf_counter(), time.process_time()
     loss = subject.step(window_bs)
     if subject.device.type == "cuda":
@@ -153,7 +153,7 @@ def free_bytes(device: torch.device) -> int:
     return read_memory().available_bytes
 
 
-def _random_window(plan: planner_pb2.Plan) -> torch.Tensor:
+def random_window(plan: planner_pb2.Plan) -> torch.Tensor:
     """Token ids on the host, (1, S)."""
     generator = torch.Generator().manual_seed(_SEED)
     tokens = int(plan.context_tokens + plan.target_tokens)

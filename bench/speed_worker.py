@@ -20,7 +20,7 @@ from services.common.engine_process import LIBRARY_ENVIRONMENT
 if TYPE_CHECKING:
     from bench import speed_steps
 
-STOCK, STREAMING = "stock", "streaming"
+STOCK, TILED, STREAMING = "stock", "DeepSpeed tiles", "streaming"
 _contenders: dict[str, speed_steps.Contender] = {}
 
 
@@ -93,8 +93,13 @@ def load(name: str, executor: str, config: Mapping[str, Any], plan: planner_pb2.
     """Makes the model that is called `name` from now on."""
     from bench import speed_steps
 
-    make = speed_steps.Streaming if executor == STREAMING else speed_steps.Stock
-    _contenders[name] = make(config, plan, speed_steps.find_device())
+    makers: dict[str, Callable[..., speed_steps.Contender]]
+    makers = {STOCK: speed_steps.Stock, STREAMING: speed_steps.Streaming}
+    if executor == TILED:
+        from bench.speed_tiled import Tiled
+
+        makers[TILED] = Tiled
+    _contenders[name] = makers[executor](config, plan, speed_steps.find_device())
 
 
 def weigh(name: str, plan: planner_pb2.Plan) -> Weighed:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench import speed, speed_report, speed_worker
-from bench.speed_worker import STOCK, STREAMING, Timed, Weighed
+from bench.speed_worker import STOCK, STREAMING, TILED, Timed, Weighed
 from elite.planner.v1 import planner_pb2
 from services.common.errors import ServiceError
 from services.planner.machine import ComputeDtype, DeviceKind
@@ -128,17 +128,36 @@ def test_an_unknown_model_is_refused_with_a_hint(monkeypatch: pytest.MonkeyPatch
 
 
 def test_goals_are_told_where_they_were_measured() -> None:
-    at = {"model": "m", "dtype": "float32"}
-    lines = list(speed_report.goal_lines([
+    at = {"model": "m", "dtype": "float32", "over": STOCK}
+    found = speed_report.goals([
         {**at, "tokens": 2048, "time": 9.0, "memory": 9.0},
-        {**at, "tokens": 4096, "time": 1.0, "memory": 9.0},
-        {**at, "tokens": 16384, "time": 0.76, "memory": 0.4},
-    ]))  # fmt: skip
-    assert lines == [
-        "time at 4,096 tokens at most 1.00 of stock's: met, 1.00 (m, float32)",
-        "time at 16,384 tokens at most 0.75 of stock's: NOT met, 0.76 (m, float32)",
-        "memory at 16,384 tokens at most 0.50 of stock's: met, 0.40 (m, float32)",
+        {**at, "tokens": 4096, "time": 0.9, "memory": 9.0},
+        {**at, "tokens": 16384, "time": 0.66, "memory": 0.4},
+        {**at, "over": TILED, "tokens": 16384, "time": 0.5, "memory": 0.3},
+    ])  # fmt: skip
+    assert [(goal["name"], goal["at_most"], goal["measured"], goal["met"]) for goal in found] == [
+        ("time over stock's at 4,096 tokens, m, float32", 0.9, 0.9, True),
+        ("time over stock's at 16,384 tokens, m, float32", 0.65, 0.66, False),
+        ("memory over stock's at 16,384 tokens, m, float32", 0.4, 0.4, True),
     ]
+
+
+def test_a_third_contender_has_a_ratio_of_its_own_and_must_agree(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    workers, asked = pretend(monkeypatch, seconds=(1.0,), peak_share=0.25)
+    tiled = Pretender(TILED, asked, seconds=(2.0, 4.0, 4.0), peak_share=0.5)
+    workers = {STOCK: workers[STOCK], TILED: tiled, STREAMING: workers[STREAMING]}
+    monkeypatch.setattr(speed, "make_workers", lambda: workers)
+    output = tmp_path / "speed.json"
+    speed.main(["--fast", "--tokens", "64", "--output", str(output)])
+    document = json.loads(output.read_text())
+    assert [case["executor"] for case in document["cases"]] == [STOCK, TILED, STREAMING]
+    ratios = {row["over"]: (row["time"], round(row["memory"], 2)) for row in document["ratios"]}
+    assert ratios == {STOCK: (0.5, 0.25), TILED: (0.25, 0.5)}
+    workers[TILED] = Pretender(TILED, asked, timed_loss=3.0)
+    with pytest.raises(SystemExit, match=r"3\.0 by DeepSpeed tiles"):
+        speed.main(["--fast", "--tokens", "64", "--output", str(output)])
 
 
 def test_models_are_shapes_or_of_the_catalogue_with_fewer_layers() -> None:
