@@ -170,6 +170,27 @@ def test_a_container_killed_in_mid_run_loses_nothing(
     assert len(undisturbed) == _STEPS
 
 
+@pytest.mark.parametrize("name", ["profiler", "planner", "trainer-api", "trainer-worker"])
+def test_images_hold_what_runs_and_nothing_to_build_with(name: str) -> None:
+    image = f"elite/{name}:0.1.0"
+    look = (
+        "import importlib.util, json, shutil;"
+        "tools = ['gcc', 'make', 'pip', 'pip3', 'apt-get', 'perl', 'git'];"
+        "print(json.dumps([importlib.util.find_spec('torch') is not None,"
+        " [tool for tool in tools if shutil.which(tool)]]))"
+    )
+    command = ["docker", "run", "--rm", "--network", "none", "--read-only", image]
+    done = subprocess.run(
+        [*command, "python3", "-c", look], capture_output=True, text=True, check=True, timeout=60
+    )
+    has_torch, tools = json.loads(done.stdout)
+    assert tools == []
+    assert has_torch == (name in ("profiler", "trainer-worker"))
+    if name == "planner":
+        size = ["docker", "image", "inspect", "--format", "{{.Size}}", image]
+        assert int(subprocess.run(size, capture_output=True, check=True).stdout) < 200_000_000
+
+
 def test_containers_can_do_little_and_show_no_secret(site: Site) -> None:
     for name in _OURS:
         identifier = site.compose("ps", "-q", name).strip()
