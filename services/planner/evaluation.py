@@ -140,9 +140,10 @@ class Evaluation:
         return Evaluated(group.sets, *totals)
 
     def rates_depend_on_chunk(self, chosen: OptimizationSet) -> bool:
-        """Whether shorter chunks may be faster, as where what a layer works on fits a cache."""
+        """Whether a chunk's length changes its time per token: by caches, or by what calls cost."""
         _, time = self.terms(chosen)
-        return time.elementwise.depends_on_size
+        differs = time.elementwise.depends_on_size or time.forward_overhead > 0
+        return chosen.streaming and differs
 
     def sizing(self, device_budget: int) -> Sizing:
         """The budget as the formulas see it: before they are corrected."""

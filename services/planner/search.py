@@ -251,25 +251,24 @@ class Search:
         return verdict if is_given or not verdict.fits else self._with_best_chunk(verdict)
 
     def _with_best_chunk(self, verdict: Verdict) -> Verdict:
-        """The verdict with the chunk that takes least time of all that fit, if it is worth it.
+        """The verdict with a chunk that is among the fastest that fit, where lengths differ.
 
         Only for what is planned or estimated: sets are compared, and tiers judged, under chunks
-        that do not depend on the window, so that a longer one never takes less.
+        that do not depend on the window, so that a longer one never takes less. Of those that
+        take the same time it is the longest not above that one, else the shortest.
         """
         candidate = verdict.candidate
-        if candidate is None or not candidate.chosen.streaming:
+        if candidate is None or not self.evaluation.rates_depend_on_chunk(candidate.chosen):
             return verdict
         tier, chosen = verdict.tier, candidate.chosen
         lengths = chunk_lengths(tier.tokens, keys_on_device=chosen.key_values is Place.DEVICE)
-        is_longest = candidate.memory.chunk_tokens == lengths[-1]
-        if is_longest and not self.evaluation.rates_depend_on_chunk(chosen):
-            return verdict
         found = self.evaluation.by_chunk(tier, chosen, lengths)
         missing = self._missing(found, [tier], np.array([Place.DISK in chosen.places]))
         fits = np.all([lack[0] == 0 for lack in missing.values()], axis=0)
         seconds = np.where(fits, found.seconds[0], np.inf)
-        if seconds[best := int(seconds.argmin())] > (1 - _WORTHWHILE) * candidate.cost.seconds:
-            return verdict
+        fast = np.flatnonzero(seconds <= seconds.min() / (1 - _WORTHWHILE))
+        not_longer = [i for i in fast if lengths[i] <= candidate.memory.chunk_tokens]
+        best = int(not_longer[-1] if not_longer else fast[0])
         sizing = Sizing(chunk_tokens=lengths[best])
         return replace(
             verdict, totals=found.totals(0, best),

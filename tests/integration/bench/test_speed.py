@@ -6,14 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from bench.speed_worker import STOCK, STREAMING, TILED
 
 CASE_FIELDS = {
     "model", "layers", "dtype", "tokens", "executor", "step_seconds", "samples", "spread",
     "peak_bytes", "static_bytes", "loss", "cpu_share",
 }  # fmt: skip
-RATIO_FIELDS = {"model", "dtype", "tokens", "time", "time_lowest", "time_highest", "memory"}
+RATIO_FIELDS = {"model", "dtype", "tokens", "time", "time_lowest", "time_highest", "memory", "over"}
 # float32 with a ragged last chunk; bfloat16 as planned.
 SETTINGS = {"float32": (1e-4, 48), "bfloat16": (2e-2, 0)}
 
@@ -27,25 +30,28 @@ def test_fast_run_compares_the_executors_and_writes(tmp_path: Path, dtype: str) 
     answer = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert answer.returncode == 0, answer.stderr
     document = json.loads(output.read_text())
-    assert set(document) == {"machine", "cases", "ratios", "left_out"}
+    assert set(document) == {"machine", "cases", "ratios", "left_out", "goals"}
     assert document["left_out"] == []
-    pairs = list(zip(document["cases"][::2], document["cases"][1::2], strict=True))
-    assert [stock["tokens"] for stock, _ in pairs] == [64, 128]
-    for stock, streaming in pairs:
-        assert (stock["executor"], streaming["executor"]) == ("stock", "streaming")
-        assert set(stock) == CASE_FIELDS
-        assert set(streaming) == CASE_FIELDS | {"chunk_tokens"}
-        assert streaming["chunk_tokens"] == min(chunk, streaming["tokens"]) or not chunk
-        assert streaming["loss"] == pytest.approx(stock["loss"], rel=tolerance)
+    by_length: dict[int, dict[str, Any]] = {}
+    for case in document["cases"]:
+        by_length.setdefault(case["tokens"], {})[case["executor"]] = case
+    assert list(by_length) == [64, 128]
+    for tokens, cases in by_length.items():
+        assert set(cases) == {STOCK, STREAMING} | ({TILED} & set(cases))
+        stock, streaming = cases[STOCK], cases[STREAMING]
+        assert streaming.pop("chunk_tokens") == min(chunk, tokens) or not chunk
         assert streaming["static_bytes"] == stock["static_bytes"]
-        for case in (stock, streaming):
+        for case in cases.values():
+            assert set(case) == CASE_FIELDS
             assert case["dtype"] == dtype
+            assert case["loss"] == pytest.approx(stock["loss"], rel=tolerance)
             assert case["peak_bytes"] > case["static_bytes"] > 0
             assert len(case["samples"]) == 2
             assert min(case["samples"]) <= case["step_seconds"] <= max(case["samples"])
-    for (stock, streaming), ratio in zip(pairs, document["ratios"], strict=True):
+    for ratio in document["ratios"]:
         assert set(ratio) == RATIO_FIELDS
-        assert ratio["tokens"] == stock["tokens"]
+        cases = by_length[ratio["tokens"]]
         assert 0 < ratio["time_lowest"] <= ratio["time"] <= ratio["time_highest"]
-        assert ratio["memory"] == streaming["peak_bytes"] / stock["peak_bytes"]
-    assert "stock s" in answer.stdout
+        over = cases[ratio["over"]]
+        assert ratio["memory"] == cases[STREAMING]["peak_bytes"] / over["peak_bytes"]
+    assert "streaming over stock: time" in answer.stdout

@@ -148,6 +148,8 @@ def test_a_third_contender_has_a_ratio_of_its_own_and_must_agree(
     workers, asked = pretend(monkeypatch, seconds=(1.0,), peak_share=0.25)
     tiled = Pretender(TILED, asked, seconds=(2.0, 4.0, 4.0), peak_share=0.5)
     workers = {STOCK: workers[STOCK], TILED: tiled, STREAMING: workers[STREAMING]}
+    # Whether or not it is installed here.
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"{name} 1")
     monkeypatch.setattr(speed, "make_workers", lambda: workers)
     output = tmp_path / "speed.json"
     speed.main(["--fast", "--tokens", "64", "--output", str(output)])
