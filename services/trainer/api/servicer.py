@@ -27,6 +27,7 @@ from services.trainer.jobs.retention import Retention
 from services.trainer.jobs.store import RunStore
 
 SERVICE_NAME = "elite.trainer.v1.TrainerService"
+_SWEEPING_CONNECTIONS = 8
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
@@ -34,7 +35,9 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     def __init__(self, settings: TrainerApiSettings) -> None:
         self._settings = settings
-        self._client = async_client(settings.trainer)
+        # A call has one command under way at most: a watch holds one while it waits.
+        connections = settings.max_concurrent_requests + _SWEEPING_CONNECTIONS
+        self._client = async_client(settings.trainer, connections)
         self._store = RunStore(self._client, settings.trainer.event_stream_length)
         self._queue = RunQueue(settings.trainer)
         fleet = Fleet(self._client, settings.trainer)

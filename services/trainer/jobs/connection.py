@@ -37,11 +37,15 @@ UNAVAILABLE_ERRORS = (
 _RETRIED = (ConnectionError,)
 
 
-def async_client(settings: TrainerSettings) -> redis.asyncio.Redis:
-    """A pool of connections for one event loop, with short timeouts."""
+def async_client(settings: TrainerSettings, connections: int = 100) -> redis.asyncio.Redis:
+    """A pool of connections for one event loop, with short timeouts.
+
+    connections: as many commands may wait for an answer at a time; further ones fail at once.
+    """
     return redis.asyncio.Redis.from_url(
-        settings.redis_url, retry=AsyncRetry(NoBackoff(), 1, _RETRIED), **_timeouts(settings)
-    )
+        settings.redis_url, retry=AsyncRetry(NoBackoff(), 1, _RETRIED),
+        max_connections=connections, **_timeouts(settings),
+    )  # fmt: skip
 
 
 def blocking_client(settings: TrainerSettings) -> redis.Redis:

@@ -203,3 +203,16 @@ def test_watchers_that_leave_are_forgotten(api: TrainerStack) -> None:
         wait_until(lambda: client.info("clients")["blocked_clients"] == 0, "no watcher")
         time.sleep(1.5)
         assert client.info("clients")["blocked_clients"] == 0
+
+
+def test_as_many_watchers_as_calls_are_allowed_leave_room_for_the_rest(api: TrainerStack) -> None:
+    """A watch holds a connection to Redis while it waits."""
+    run_id = api.create()
+    request = trainer_pb2.WatchRunRequest(run_id=run_id)
+    calls = [api.stub.WatchRun(request) for _ in range(200)]
+    for call in calls:
+        next(call)
+    assert api.create() != run_id
+    api.stub.CancelRun(trainer_pb2.CancelRunRequest(run_id=run_id))
+    ends = {[response.event.cursor for response in call][-1] for call in calls}
+    assert len(ends) == 1
