@@ -37,6 +37,8 @@ def load(document: Document) -> Body:
     ]
     limits = [
         f"Refused in {count(submits['seconds'])} s of submitting: {submits['refused'] or 'none'}.",
+        f"Watchers cut off: {watchers['cut_off'] or 'none'}. They all come at once, and the first "
+        "event of the last of them is late by what that takes.",
         "The engine of these runs trains nothing: this is the load of control, not of cards. "
         "Clients share the cores with the servers.",
     ]

@@ -39,7 +39,7 @@ _CHUNK_SHARE_FOR_STREAMED_KEYS = 1 / 2
 # Beyond these a longer chunk buys no time: products have reached their full rate, and on a CPU what
 # a layer works on leaves the caches (bench.speed --chunk).
 LARGEST_CHUNK = 8192
-LARGEST_CHUNK_ON_CPU = 2048
+LARGEST_CHUNK_ON_CPU = 1024
 # Keys that stream from the host are read once a chunk: longer chunks hide it.
 LARGEST_CHUNK_FOR_STREAMED_KEYS = 32768
 # Host pages are carved from slabs of this size, so that pinned memory's rounding costs nothing.

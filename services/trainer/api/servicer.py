@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -70,16 +69,19 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             runs = await self._runs.page(before, states, size + 1)
         return convert.page(runs, size, self._settings.max_message_bytes)
 
-    async def WatchRun(
-        self, request: trainer_pb2.WatchRunRequest, context: Any
-    ) -> AsyncIterator[trainer_pb2.WatchRunResponse]:
-        """Streams a run's events until it ends."""
+    async def WatchRun(self, request: trainer_pb2.WatchRunRequest, context: Any) -> None:
+        """Streams a run's events until it ends.
+
+        Writes are shielded: grpc.aio leaks the message of a write whose task is cancelled, as that
+        of a watcher who leaves is (https://github.com/grpc/grpc/issues/43360).
+        """
         with store_errors(self._settings.trainer):
             outage = self._settings.watch_outage_seconds
             watching = watch_run(self._client, self._store, request.run_id, request.cursor, outage)
             async with aclosing(watching) as events:
                 async for event in events:
-                    yield trainer_pb2.WatchRunResponse(event=event)
+                    response = trainer_pb2.WatchRunResponse(event=event)
+                    await asyncio.shield(context.write(response))
 
     async def CancelRun(
         self, request: trainer_pb2.CancelRunRequest, context: Any

@@ -16,7 +16,7 @@ def test_a_small_load(tmp_path: Path) -> None:
     ])  # fmt: skip
     document = json.loads(output.read_text())
     watchers, submits = document["watchers"], document["submits"]
-    assert watchers["told_otherwise"] == 0
+    assert (watchers["told_otherwise"], watchers["cut_off"]) == (0, {})
     # Each is told of every step, and of more.
     assert watchers["events"] > 12 * 5
     assert 0 < watchers["late_seconds"]["median"] < 30
