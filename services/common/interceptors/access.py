@@ -20,8 +20,9 @@ from services.common.client_limits import ClientLimits
 from services.common.errors import ServiceError
 from services.common.interceptors.base import AroundInterceptor, Call
 from services.common.interceptors.status import status_name
+from services.common.logging import AUDIT_LOGGER
 
-audit = logging.getLogger("elite.audit")
+audit = logging.getLogger(AUDIT_LOGGER)
 
 
 class AccessInterceptor(AroundInterceptor):
@@ -65,9 +66,15 @@ def _record(call: Call, client: Client | None, peer: str, error: BaseException |
         "method": call.method.rpartition("/")[2],
         "client": client.name if client else "unknown",
         "peer": peer,
-        "run_id": getattr(call.request, "run_id", ""),
+        "run_id": _run_id(call),
         "outcome": known or status_name(call.context, error),
     })  # fmt: skip
+
+
+def _run_id(call: Call) -> str:
+    """Of the run that the request names, or that the answer tells of: that of CreateRun."""
+    named: str = getattr(call.request, "run_id", "")
+    return named or getattr(getattr(call.response, "run", None), "run_id", "")
 
 
 def _host(peer: str) -> str:

@@ -14,13 +14,14 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
-    """One call as an interceptor sees it."""
+    """One call as an interceptor sees it. `response` is there once a unary call was answered."""
 
     method: str  # "/elite.planner.v1.PlannerService/Plan"
     request: Message | Malformed
     context: Any  # grpc.aio.ServicerContext; its stubs miss half its methods
+    response: Message | None = None
 
 
 class Malformed:
@@ -83,8 +84,10 @@ class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
 
     def _around_unary(self, method: str, behaviour: Any) -> Any:
         async def wrapped(request: Message, context: Any) -> Any:
-            async with self.around(Call(method, request, context)):
-                return await behaviour(request, context)
+            call = Call(method, request, context)
+            async with self.around(call):
+                call.response = await behaviour(request, context)
+            return call.response
 
         return wrapped
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,13 @@ class LeavingContext:
         return None
 
 
+class FinishedContext(LeavingContext):
+    """Of a call that ended well."""
+
+    def code(self) -> int:
+        return 0
+
+
 async def test_a_change_is_recorded_with_a_peer_that_has_left(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -44,3 +52,23 @@ async def test_a_change_is_recorded_with_a_peer_that_has_left(
         "peer": "ipv4:10.0.0.7:4711", "run_id": "a-run",
         "outcome": "CANCELLED", "method": "CancelRun",
     }  # fmt: skip
+
+
+async def test_a_run_that_was_made_is_named_though_the_request_could_not_name_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = trainer_pb2.CreateRunResponse(run=trainer_pb2.Run(run_id="a-new-run"))
+
+    class Interceptor(AccessInterceptor):
+        async def served(self) -> Any:
+            async def behaviour(request: Any, context: Any) -> Any:  # noqa: ARG001
+                return made
+
+            method = "/elite.trainer.v1.TrainerService/CreateRun"
+            request = trainer_pb2.CreateRunRequest(request_id="mine")
+            return await self._around_unary(method, behaviour)(request, FinishedContext())
+
+    with caplog.at_level(logging.INFO, "elite.audit"):
+        assert await Interceptor(None, ClientLimits(0, 0)).served() is made
+    (record,) = caplog.records
+    assert (record.__dict__["run_id"], record.__dict__["outcome"]) == ("a-new-run", "OK")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from services.common.logging import JsonFormatter, configure_logging, request_id
+from services.common.logging import AUDIT_LOGGER, JsonFormatter, configure_logging, request_id
 
 
 @pytest.fixture
@@ -58,6 +59,42 @@ def test_extra_fields_of_any_type(logger: logging.Logger, stream: io.StringIO) -
     assert entry["tiers"] == [1, 2]
     assert entry["path"] == "/tmp/a"
     assert entry["none"] is None
+
+
+class Mute:
+    """Cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_what_json_has_no_word_for_is_written_as_text(
+    logger: logging.Logger, stream: io.StringIO
+) -> None:
+    itself: dict[Any, Any] = {}
+    itself["again"] = itself
+    extra = {"loss": math.nan, "rates": [math.inf, -math.inf], "pairs": {(3, 4): {5}}}
+    logger.info("x", extra=extra | {"mute": Mute(), "itself": itself, "at": datetime.now(UTC)})
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    (line,) = stream.getvalue().splitlines()
+    entry = json.loads(line, parse_constant=refuse)
+    assert entry["loss"] == "nan"
+    assert entry["rates"] == ["inf", "-inf"]
+    assert entry["pairs"] == {"(3, 4)": [5]}
+    assert entry["mute"] == "<Mute that cannot be written>"
+    assert entry["message"] == "x"
+
+
+def test_a_field_does_not_take_the_place_of_a_standard_one(
+    logger: logging.Logger, stream: io.StringIO
+) -> None:
+    logger.info("x", extra={"level": "DEBUG", "service": "another", "time": "never"})
+    entry = written(stream)
+    assert (entry["level"], entry["service"]) == ("INFO", "planner")
+    assert entry["time"] != "never"
 
 
 def test_an_exception_stays_on_the_line(logger: logging.Logger, stream: io.StringIO) -> None:
@@ -115,3 +152,19 @@ def test_configure_logging_text(
     configure_logging("profiler", "INFO", "text")
     root_logger.info("hello")
     assert stream.getvalue().endswith(" INFO root: hello\n")
+    root_logger.info("change", extra={"client": "alice", "reason": "a\nb"})
+    assert stream.getvalue().endswith(' INFO root: change client="alice" reason="a\\nb"\n')
+
+
+@pytest.mark.usefixtures("root_logger")
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_the_audit_log_is_written_whatever_the_level_is(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, log_format: Literal["json", "text"]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure_logging("trainer-api", "ERROR", log_format)
+    logging.getLogger("elite.rpc").warning("not this")
+    logging.getLogger(AUDIT_LOGGER).info("change", extra={"client": "alice"})
+    (line,) = stream.getvalue().splitlines()
+    assert "change" in line
+    assert "alice" in line
