@@ -12,15 +12,15 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.common.access import TokenFile, TokenFileError
 from services.common.addresses import AddressError, is_unix_socket
 from services.common.client_limits import ClientLimits
+from services.common.health import HealthServicer
 from services.common.interceptors import server_interceptors
 from services.common.interceptors.access import AccessInterceptor
 from services.common.metrics import RpcMetrics, serve_metrics
@@ -60,7 +60,7 @@ class RunningServer:
 
     server: grpc.aio.Server
     service: ServiceDefinition
-    health: Any
+    health: HealthServicer
     port: int
     grace_seconds: float
     health_task: asyncio.Task[None] = field(repr=False)
@@ -68,7 +68,7 @@ class RunningServer:
     async def stop(self) -> None:
         """Refuses new calls, lets running ones end within the grace period, then stops."""
         self.health_task.cancel()
-        await self.health.enter_graceful_shutdown()
+        await self.health.stop()
         await self.server.stop(self.grace_seconds)
         await self.service.stop()
 
@@ -92,7 +92,7 @@ async def start_server(
         ],
     )
     service.register(server)
-    health_servicer = health.aio.HealthServicer()
+    health_servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     if settings.reflection:
         names = (service.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME)
@@ -132,7 +132,7 @@ def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
     return 0 if is_unix_socket(address) else port
 
 
-async def _report_health(service: ServiceDefinition, health_servicer: Any) -> None:
+async def _report_health(service: ServiceDefinition, health_servicer: HealthServicer) -> None:
     serving = health_pb2.HealthCheckResponse.SERVING
     not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
     try:
@@ -144,7 +144,9 @@ async def _report_health(service: ServiceDefinition, health_servicer: Any) -> No
     await health_servicer.set("", status)
 
 
-async def _keep_health_truthful(service: ServiceDefinition, health_servicer: Any) -> None:
+async def _keep_health_truthful(
+    service: ServiceDefinition, health_servicer: HealthServicer
+) -> None:
     while True:
         await asyncio.sleep(HEALTH_INTERVAL_SECONDS)
         await _report_health(service, health_servicer)

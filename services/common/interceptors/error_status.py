@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import grpc
 import grpc.aio
 
 from services.common.errors import ErrorReason, ServiceError
@@ -35,12 +36,26 @@ class ErrorStatusInterceptor(AroundInterceptor):
             raise
         except ServiceError as error:
             await _abort(call, error)
-        except Exception:
-            logger.exception("unexpected error", extra={"method": call.method})
-            known_as = request_id.get()
-            message = f"internal error; the service's log has the details under {known_as}"
-            metadata = {"request_id": known_as}
-            await _abort(call, ServiceError(ErrorReason.INTERNAL, message, metadata=metadata))
+        except Exception as error:
+            await _abort(call, _not_implemented(call, error) or _unexpected(call))
+
+
+def _not_implemented(call: Call, error: Exception) -> ServiceError | None:
+    """Of a method that only the protos have: the generated base class sets the code and raises."""
+    is_set = call.context.code() == grpc.StatusCode.UNIMPLEMENTED
+    if not (isinstance(error, NotImplementedError) and is_set):
+        return None
+    method = call.method.rpartition("/")[2]
+    message = f"this server has no {method}: is it of another version than the caller?"
+    return ServiceError(ErrorReason.UNIMPLEMENTED, message)
+
+
+def _unexpected(call: Call) -> ServiceError:
+    """For what nobody foresaw; to be called while the exception is handled."""
+    logger.exception("unexpected error", extra={"method": call.method})
+    known_as = request_id.get()
+    message = f"internal error; the service's log has the details under {known_as}"
+    return ServiceError(ErrorReason.INTERNAL, message, metadata={"request_id": known_as})
 
 
 async def _abort(call: Call, error: ServiceError) -> None:

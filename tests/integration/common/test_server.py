@@ -106,6 +106,29 @@ def test_an_unexpected_exception_tells_the_client_nothing_but_the_request_id(
     assert "could not open /home/someone/token" in caplog.text  # the log has it
 
 
+class Lacking(Planner):
+    """Without WhatIf; and what it calls for ListGpus is not implemented."""
+
+    async def ListGpus(  # noqa: N802
+        self,
+        request: pb.ListGpusRequest,
+        context: Any,
+    ) -> pb.ListGpusResponse:
+        raise NotImplementedError("a library's own word")
+
+
+def test_a_method_that_is_not_there_says_so() -> None:
+    request = pb.WhatIfRequest(model=good_request().model, host_memory_bytes=2**34)
+    with connected(Lacking()) as (stub, _):
+        error, status = failure(lambda: stub.WhatIf(request, timeout=CALL_SECONDS))
+        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert error_info(status).reason == "UNIMPLEMENTED"
+        assert status.message.startswith("this server has no WhatIf")
+        error, _ = failure(lambda: stub.ListGpus(pb.ListGpusRequest(), timeout=CALL_SECONDS))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "library" not in error.details()
+
+
 def test_a_very_long_error_still_arrives(stub: planner_pb2_grpc.PlannerServiceStub) -> None:
     request = pb.ListOptimizationsRequest()
     error, status = failure(lambda: stub.ListOptimizations(request, timeout=CALL_SECONDS))
@@ -349,3 +372,18 @@ async def test_a_graceful_stop_lets_a_running_call_end() -> None:
         assert (await call).models[0].model_id == "released"
         await asyncio.wait_for(stopping, CALL_SECONDS)
     assert not planner.cancelled.is_set()
+
+
+async def test_an_open_watch_of_health_does_not_hold_a_stop() -> None:
+    running = await started(Planner())
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
+        request = health_pb2.HealthCheckRequest(service=FULL_NAME)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=4 * CALL_SECONDS)
+        answers = aiter(watch)
+        assert (await anext(answers)).status == health_pb2.HealthCheckResponse.SERVING
+        running.grace_seconds = 3 * CALL_SECONDS
+        stopping = asyncio.create_task(running.stop())
+        assert (await anext(answers)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(StopAsyncIteration):
+            await anext(answers)
+        await asyncio.wait_for(stopping, CALL_SECONDS)
