@@ -136,9 +136,11 @@ def _problems(row: Any) -> Iterator[str]:
     if not isinstance(row, dict):
         yield "is not a mapping with name, role and sha256"
         return
-    if not is_client_name(str(row.get("name"))):
-        yield "name: give up to 63 of a-z, 0-9, '.', '_', '@' and '-'"
-    if row.get("role") not in ROLES:
+    name = row.get("name")
+    # YAML reads 123 and 2026-01-01 as something else than text.
+    if not (isinstance(name, str) and is_client_name(name)):
+        yield "name: give up to 63 of a-z, 0-9, '.', '_', '@' and '-'; a number in quotes"
+    if str(row.get("role")) not in ROLES:
         yield f"role: give one of {', '.join(ROLES)}"
     if not _SHA256.fullmatch(str(row.get("sha256"))):
         yield "sha256: give the 64 hexadecimal digits that `elite tokens new` prints"

@@ -16,6 +16,11 @@ def is_unix_socket(address: str) -> bool:
     return address.startswith(("unix:", "unix-abstract:"))
 
 
+def is_port(text: str) -> bool:
+    """Whether it is the number of a TCP port; 0 stands for any free one."""
+    return text.isdecimal() and int(text) <= _HIGHEST_PORT
+
+
 def reserve_port(address: str) -> socket.socket:
     """A socket bound to `host:port` that never listens, so that other processes can share the port.
 
@@ -24,7 +29,7 @@ def reserve_port(address: str) -> socket.socket:
     had.
     """
     host, _, port = address.rpartition(":")
-    if not (port.isdecimal() and int(port) <= _HIGHEST_PORT):
+    if not is_port(port):
         raise AddressError(f"cannot listen on {address}: give host:port, the port a number")
     reserved: socket.socket | None = None
     try:

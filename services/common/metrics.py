@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from services.common.addresses import AddressError
+from services.common.addresses import AddressError, is_port
 
 # From a cached in-memory answer to a stress test.
 LATENCY_BUCKETS_SECONDS = (
@@ -40,13 +40,16 @@ class RpcMetrics:
 def serve_metrics(address: str, registry: CollectorRegistry = REGISTRY) -> None:
     """Serves `registry` on `host:port` from a daemon thread; an empty address does nothing.
 
-    Raises `AddressError` when the port is taken.
+    Raises `AddressError` when the port is taken, or is no port.
     """
     if not address:
         return
     host, _, port = address.rpartition(":")
+    if not is_port(port):
+        problem = f"cannot serve metrics on {address}: give host:port, the port a number"
+        raise AddressError(problem)
     try:
-        start_http_server(int(port), addr=host or "127.0.0.1", registry=registry)
+        start_http_server(int(port), addr=host.strip("[]") or "127.0.0.1", registry=registry)
     except OSError as error:
         reason = error.strerror or error
         raise AddressError(f"cannot serve metrics on {address}: {reason}") from error

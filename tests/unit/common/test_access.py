@@ -67,6 +67,8 @@ def test_the_file_is_read_again_and_a_broken_change_locks_nobody_out(tmp_path: P
         ("tokens: [7]", "tokens[0]: is not a mapping"),
         ("tokens: [{name: A B, role: king, sha256: 12}]", "name: give .*; role: give one of v"),
         ("tokens: [{name: a, role: viewer, sha256: elite_secret}]", "sha256: give the 64 hexa"),
+        ("tokens: [{name: 123, role: [viewer], sha256: 12}]", "name: .* in quotes; role: give"),
+        ("tokens: [{name: 2026-01-01, role: viewer, sha256: 12}]", "name: give up to 63"),
         ("tokens: [", "tokens_file: .*tokens.yaml"),
     ],
 )
