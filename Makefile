@@ -67,6 +67,13 @@ images: ## Build the images of all services with Docker
 	    docker build $(DOCKER_BUILD_OPTIONS) -f deploy/docker/Dockerfile --target $$target -t elite/$$target:0.1.0 . || exit; \
 	done
 
+.PHONY: images-cuda
+images-cuda: ## Build profiler and worker for NVIDIA cards: the tag ends in -cuda
+	@for target in profiler trainer-worker; do \
+	    docker build $(DOCKER_BUILD_OPTIONS) --build-arg TORCH=cuda -f deploy/docker/Dockerfile --target $$target \
+	        -t elite/$$target:0.1.0-cuda . || exit; \
+	done
+
 COMPOSE := docker compose -f deploy/compose/compose.yaml
 .PHONY: compose-up
 compose-up: images ## Start everything in containers; ELITE_DATA and ELITE_MODELS name the folders runs may read
