@@ -176,15 +176,16 @@ def test_images_hold_what_runs_and_nothing_to_build_with(name: str) -> None:
     look = (
         "import importlib.util, json, shutil;"
         "tools = ['gcc', 'make', 'pip', 'pip3', 'apt-get', 'perl', 'git'];"
-        "print(json.dumps([importlib.util.find_spec('torch') is not None,"
-        " [tool for tool in tools if shutil.which(tool)]]))"
+        "has = [importlib.util.find_spec(part) is not None for part in ('torch', 'opentelemetry')];"
+        "print(json.dumps([*has, [tool for tool in tools if shutil.which(tool)]]))"
     )
     command = ["docker", "run", "--rm", "--network", "none", "--read-only", image]
     done = subprocess.run(
         [*command, "python3", "-c", look], capture_output=True, text=True, check=True, timeout=60
     )
-    has_torch, tools = json.loads(done.stdout)
+    has_torch, has_tracing, tools = json.loads(done.stdout)
     assert tools == []
+    assert has_tracing
     assert has_torch == (name in ("profiler", "trainer-worker"))
     if name == "planner":
         size = ["docker", "image", "inspect", "--format", "{{.Size}}", image]

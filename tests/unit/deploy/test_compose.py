@@ -68,6 +68,15 @@ def test_images_are_targets_and_listen_where_they_say() -> None:
     assert published <= exposed
 
 
+def test_every_image_can_send_traces_and_be_asked_for_its_health() -> None:
+    installs = re.findall(r"^RUN \./install\.sh (\S+)", DOCKERFILE, re.MULTILINE)
+    assert len(installs) == len(OURS)
+    assert all("tracing" in extras.split(",") for extras in installs)
+    asked = re.findall(r'services\.common\.probe", "(?:http://)?127\.0\.0\.1:(\d+)', DOCKERFILE)
+    assert len(asked) == len(OURS)
+    assert set(asked) <= set(re.findall(r"_ADDRESS=0\.0\.0\.0:(\d+)", DOCKERFILE))
+
+
 def test_a_worker_has_time_to_save() -> None:
     seconds = float(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
     assert seconds > TrainerWorkerSettings().drain_grace_seconds
