@@ -191,6 +191,12 @@ def test_what_is_scraped_is_what_serves() -> None:
     assert found == [{"names": ["worker"], "type": "A", "port": 9104, "refresh_interval": "15s"}]
 
 
+def test_a_target_that_does_not_answer_is_one_of_ours() -> None:
+    jobs = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    (named,) = re.findall(r'job=~"([^"]+)"', ALERTS["TargetDown"]["expr"])
+    assert set(named.split("|")) == {job["job_name"] for job in jobs}
+
+
 def test_grafana_finds_what_is_provisioned() -> None:
     folder = MONITORING / "grafana" / "provisioning"
     source = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())
