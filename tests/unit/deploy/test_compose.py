@@ -44,14 +44,20 @@ def test_every_variable_is_one_that_is_read() -> None:
     assert used - of_compose - variables() == set()
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_our_containers_can_do_little(name: str) -> None:
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_container_can_do_much(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"]
     assert service["cap_drop"] == ["ALL"]
-    assert service["user"] == "10001:10001"
     assert "no-new-privileges:true" in service["security_opt"]
+    assert service["restart"] == "unless-stopped"
+    assert "max-size" in service["logging"]["options"], "logs would fill the disk"
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_containers_are_nobody_in_particular(name: str) -> None:
+    assert SERVICES[name]["user"] == "10001:10001"
 
 
 def test_images_are_targets_and_listen_where_they_say() -> None:
