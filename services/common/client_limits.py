@@ -35,13 +35,18 @@ class ClientLimits:
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
 
     @contextmanager
-    def call_of(self, client: str) -> Iterator[None]:
-        """For as long as a call lasts. Raises `ServiceError` (RATE_LIMITED)."""
+    def call_of(self, client: str, *, any_rate: bool = False) -> Iterator[None]:
+        """For as long as a call lasts. Raises `ServiceError` (RATE_LIMITED).
+
+        any_rate: it counts among the client's open calls and not as one of a second.
+        """
         if not (self._per_second or self._at_once):
             yield
             return
         account = self._account(client)
-        self._take(account)
+        self._refuse_one_too_many(account)
+        if not any_rate:
+            self._take(account)
         account.calls += 1
         try:
             yield
@@ -58,10 +63,12 @@ class ClientLimits:
                 break
         return account
 
-    def _take(self, account: _Account) -> None:
+    def _refuse_one_too_many(self, account: _Account) -> None:
         if self._at_once and account.calls >= self._at_once:
             problem = f"{account.calls} calls of yours are open, the limit for one client"
             raise ServiceError(ErrorReason.RATE_LIMITED, f"{problem}: end some first")
+
+    def _take(self, account: _Account) -> None:
         if not self._per_second:
             return
         now = self._clock()

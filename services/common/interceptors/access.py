@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from elite.access.v1 import access_pb2
 from services.common.access import (
@@ -34,12 +34,13 @@ class AccessInterceptor(AroundInterceptor):
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
         """Sets the client for the length of the call. Raises `ServiceError` when it may not."""
-        if is_open(call.method):
-            yield
-            return
-        client = self._client(call)
         # Asked for now: grpcio crashes when it is asked once the client has gone.
         peer = str(call.context.peer())
+        if is_open(call.method):
+            with self._limits_of_watching(call, peer):
+                yield
+            return
+        client = self._client(call)
         error: BaseException | None = None
         try:
             client = authorise(client, call.method)
@@ -52,6 +53,12 @@ class AccessInterceptor(AroundInterceptor):
         finally:
             if required_role(call.method) > access_pb2.ROLE_VIEWER:
                 _record(call, client, peer, error)
+
+    def _limits_of_watching(self, call: Call, peer: str) -> AbstractContextManager[None]:
+        """Probes ask as often as they like; a watch that nobody needs a token for stays open."""
+        if not call.method.endswith("/Watch"):
+            return nullcontext()
+        return self._limits.call_of(f"{_host(peer)} watches", any_rate=True)
 
     def _client(self, call: Call) -> Client | None:
         if self._tokens is None:

@@ -137,6 +137,24 @@ def test_probes_need_no_token(tokens: dict[str, Any]) -> None:
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+def test_who_needs_no_token_cannot_take_all_the_places(tokens: dict[str, Any]) -> None:
+    limits = {"max_client_concurrent_requests": 2, "max_client_requests_per_second": 0.5}
+    with served(ClientTransport(token="viewer"), **tokens, **limits) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service=FULL_NAME)
+        watches = [health.Watch(request, timeout=20) for _ in range(2)]
+        assert [next(watch).status for watch in watches] == [
+            health_pb2.HealthCheckResponse.SERVING
+        ] * 2
+        assert ends(lambda *_, timeout: list(health.Watch(request, timeout=timeout)), None) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED
+        )
+        assert [ends(health.Check, request) for _ in range(5)] == [grpc.StatusCode.OK] * 5
+        assert list_tiers(channel) == grpc.StatusCode.OK
+        for watch in watches:
+            watch.cancel()
+
+
 @pytest.mark.parametrize("on", [True, False])
 def test_reflection_can_be_switched_off(on: bool) -> None:
     with served(ClientTransport(), reflection=on) as channel:
