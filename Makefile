@@ -30,6 +30,10 @@ up: $(INSTALLED) ## Start all services on this machine; Ctrl-C stops them
 test: $(INSTALLED) ## Run every test that needs no system package
 	@OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --ignore tests/system
 
+.PHONY: fuzz
+fuzz: $(INSTALLED) ## Send 10 000 random and mutated requests to every method; `make test` sends 320
+	@OMP_NUM_THREADS=1 ELITE_FUZZ_CASES=10000 $(PYTHON_IN) -m pytest tests/integration/common/test_fuzz.py --timeout 1200
+
 .PHONY: test-system
 test-system: $(INSTALLED) ## Run the tests that need Docker, Prometheus or other programs; what is missing is skipped
 	@OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest tests/system
