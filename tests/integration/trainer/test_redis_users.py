@@ -106,6 +106,8 @@ def test_what_they_wrote_survives_a_restart(guarded: GuardedStack) -> None:
         ("worker", ("SHUTDOWN",)),
         ("worker", ("GET", "somebody-else")),
         ("api", ("ACL", "LIST")),
+        ("api", ("PUBLISH", "/0.celery.pidbox", "shutdown")),
+        ("worker", ("PUBLISH", "somebody-else", "x")),
         ("metrics", ("GET", "elite:workers")),
         ("metrics", ("KEYS", "*")),
     ],
