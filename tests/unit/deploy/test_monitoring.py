@@ -173,6 +173,13 @@ def test_no_runbook_is_left_over() -> None:
     assert pages == {Path(rule["annotations"]["runbook_url"]).name for rule in ALERTS.values()}
 
 
+def test_runbooks_name_metrics_that_are_exported() -> None:
+    pages = (REPOSITORY / "docs/runbooks").glob("*.md")
+    named = {name for page in pages for name in re.findall(r"\belite_\w+", page.read_text())}
+    assert named
+    assert named - exported() == set()
+
+
 @pytest.mark.parametrize("page", sorted((REPOSITORY / "docs/runbooks").glob("*.md")), ids=str)
 def test_links_between_runbooks_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
