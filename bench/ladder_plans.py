@@ -10,6 +10,7 @@ from bench.memory import config_of
 from elite.planner.v1 import planner_pb2 as pb
 from services.planner import responses
 from services.planner.adapters import EVERY_LINEAR
+from services.planner.budgets import Constraints, budget_for
 from services.planner.evaluation import Candidate, Evaluation
 from services.planner.gpus import gpu_cards
 from services.planner.ladder import Tier
@@ -17,7 +18,7 @@ from services.planner.machine import Machine, hypothetical_machine
 from services.planner.memory import Sizing
 from services.planner.models import ModelShape, model_by_id
 from services.planner.options import GROUPED_QUERY_CONVERSION, OptimizationSet
-from services.planner.search import Constraints, Search, budget_for
+from services.planner.search import Search
 from services.planner.static_memory import Static, static_memory
 from services.planner.terms import set_terms, tier_terms
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from services.planner import search
+from services.planner.budgets import Constraints
 from services.planner.ladder import Tier, load_ladder
 from services.planner.machine import hypothetical_machine
 from services.planner.models import model_by_id
@@ -56,7 +57,7 @@ def planner_of(
     """One full plan over a ladder, as a call without arguments."""
     model = model_by_id(model_id)
     machine = hypothetical_machine(gpu_id, host_bytes, 0)
-    return lambda: search.plan(ladder, model, machine, search.Constraints())
+    return lambda: search.plan(ladder, model, machine, Constraints())
 
 
 def ladder_of(copies: int) -> tuple[Tier, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from services.planner.adapters import EVERY_LINEAR, Adapters
+from services.planner.arithmetic import minimum, where
 from services.planner.calibration import UNCALIBRATED, Correction
 from services.planner.cost import StepCost, TimeTerms, step_cost, time_terms
 from services.planner.grids import Grid, Group
@@ -23,6 +24,7 @@ from services.planner.memory import (
 )
 from services.planner.models import ModelShape
 from services.planner.options import OptimizationSet
+from services.planner.streaming_memory import LARGEST_CHUNK, LARGEST_CHUNK_FOR_STREAMED_KEYS
 from services.planner.terms import (
     ModelTerms,
     SetTerms,
@@ -68,13 +70,19 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
-    """Totals of every tier (down) under every set (across)."""
+class Sizes:
+    """Bytes of every tier (down) under every set (across)."""
 
     sets: tuple[OptimizationSet, ...]
     device_bytes: Column
     host_bytes: Column
     disk_bytes: Column
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated(Sizes):
+    """Totals of every tier (down) under every set (across)."""
+
     seconds: Column
     low: Column
     high: Column
@@ -125,11 +133,29 @@ class Evaluation:
 
     def all(self, ladder: Sequence[Tier], grid: Grid, device_budget: int) -> Evaluated:
         """Totals of all tiers and sets; the chunk of a set grows into the device's budget."""
-        tiers = tier_terms(ladder, self._adapters.rank)
-        sizing = self.sizing(device_budget)
+        tiers, sizing = tier_terms(ladder, self._adapters.rank), self.sizing(device_budget)
         totals = [self._totals(tiers, group, sizing, len(ladder)) for group in grid.groups]
-        columns = (np.concatenate(parts, axis=1) for parts in zip(*totals, strict=True))
-        return Evaluated(grid.sets, *columns)
+        return Evaluated(grid.sets, *_joined(totals))
+
+    def with_chunk(self, ladder: Sequence[Tier], grid: Grid, chunk_tokens: int) -> Evaluated:
+        """Totals of all tiers and streaming sets under one chunk, shorter where it must be."""
+        tiers = tier_terms(ladder, self._adapters.rank)
+        totals = [
+            self._totals(tiers, group, _with_chunk(chunk_tokens, tiers, group), len(ladder))
+            for group in grid.groups
+        ]
+        return Evaluated(grid.sets, *_joined(totals))
+
+    def sizes(self, ladder: Sequence[Tier], grid: Grid, chunk_tokens: int) -> Sizes:
+        """The same without the time, at half the cost."""
+        tiers = tier_terms(ladder, self._adapters.rank)
+        totals = []
+        for group in grid.groups:
+            sizing = _with_chunk(chunk_tokens, tiers, group)
+            phases = self._memory(tiers, group.sets[0], group.columns, sizing)
+            size = (len(ladder), len(group.sets))
+            totals.append([np.broadcast_to(value, size) for value in self._bytes(phases)])
+        return Sizes(grid.sets, *_joined(totals))
 
     def by_chunk(self, tier: Tier, chosen: OptimizationSet, lengths: Sequence[int]) -> Evaluated:
         """Totals of one tier and streaming set under chunks of several lengths, across."""
@@ -159,32 +185,54 @@ class Evaluation:
             )
         return self._terms[key]
 
+    def _memory(
+        self, tiers: TierTerms, like: OptimizationSet, columns: SetTerms, sizing: Sizing
+    ) -> MemoryPhases:
+        shape, _ = self.terms(like)
+        return memory_phases(
+            shape, tiers, columns, self._machine, streaming=like.streaming, sizing=sizing
+        )
+
     def _run(
         self, tiers: TierTerms, like: OptimizationSet, columns: SetTerms, sizing: Sizing
     ) -> tuple[MemoryPhases, StepCost]:
         shape, time = self.terms(like)
-        phases = memory_phases(
-            shape, tiers, columns, self._machine, streaming=like.streaming, sizing=sizing
-        )
+        phases = self._memory(tiers, like, columns, sizing)
         return phases, step_cost(
             shape, tiers, columns, time, streaming=like.streaming,
             chunk_tokens=phases.chunk_tokens, tile_rows=phases.tile_rows,
         )  # fmt: skip
+
+    def _bytes(self, phases: MemoryPhases) -> tuple[Column, ...]:
+        return (
+            phases.total(phases.device) * self._correction.memory_factor,
+            phases.total(phases.host),
+            phases.total(phases.disk),
+        )
 
     def _totals(
         self, tiers: TierTerms, group: Group, sizing: Sizing, tier_count: int
     ) -> tuple[Column, ...]:
         phases, cost = self._run(tiers, group.sets[0], group.columns, sizing)
         values = (
-            phases.total(phases.device) * self._correction.memory_factor,
-            phases.total(phases.host),
-            phases.total(phases.disk),
+            *self._bytes(phases),
             cost.seconds * self._correction.time_factor,
             cost.low * self._correction.time_factor,
             cost.high * self._correction.time_factor,
         )
         size = (tier_count, len(group.sets))
         return tuple(np.broadcast_to(value, size) for value in values)
+
+
+def _with_chunk(chunk_tokens: int, tiers: TierTerms, group: Group) -> Sizing:
+    here = group.columns.keys_on_device
+    useful = where(here, LARGEST_CHUNK, LARGEST_CHUNK_FOR_STREAMED_KEYS)
+    return Sizing(chunk_tokens=minimum(useful, chunk_tokens, tiers.tokens))
+
+
+def _joined(totals: Sequence[Sequence[Column]]) -> list[Column]:
+    """The columns of all groups side by side."""
+    return [np.concatenate(parts, axis=1) for parts in zip(*totals, strict=True)]
 
 
 def evaluate(

@@ -9,6 +9,7 @@ from elite.planner.v1 import planner_pb2 as pb
 from services.common.errors import ErrorReason, invalid_field
 from services.planner import responses
 from services.planner.adapters import Adapters
+from services.planner.budgets import Constraints
 from services.planner.calibration import UNCALIBRATED, Correction
 from services.planner.evaluation import Candidate
 from services.planner.explanation import derivations
@@ -20,7 +21,7 @@ from services.planner.models import ModelShape
 from services.planner.notes import plan_notes
 from services.planner.options import OptimizationSet
 from services.planner.schedule import RunCost, Schedule, Stage, run_cost, start_seconds
-from services.planner.search import Constraints, Search, Verdict
+from services.planner.search import Search, Verdict
 
 
 @dataclass(frozen=True, slots=True)

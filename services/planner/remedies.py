@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from services.planner.gpus import GpuCard, gpu_cards
 from services.planner.ladder import Tier
-from services.planner.machine import Machine
+from services.planner.machine import FUSED_KERNELS, Machine, card_kernels, card_rates
 from services.planner.models import ModelShape
+from services.planner.rates import Rates
 
 
 class Resource(Enum):
@@ -36,19 +37,25 @@ class Remedy:
 
 def remedy_for_bytes(missing_bytes: float, resource: Resource) -> Remedy:
     """How much more of what binds."""
-    missing = math.ceil(missing_bytes)
-    return Remedy(f"{missing / 2**30:.1f} GiB more {resource.value}", resource, missing)
+    # Shares of the whole are whole bytes, rounded down: one more covers that.
+    missing = math.ceil(missing_bytes) + 1
+    return Remedy(f"{_gibibytes(missing)} more {resource.value}", resource, missing)
 
 
-def remedy_for_gpu(missing_bytes: float, safe_bytes: float) -> Remedy:
-    """How much more GPU memory, and the smallest card that has `safe_bytes` for tensors."""
+def remedy_for_gpu(missing_bytes: float, card: GpuCard | None) -> Remedy:
+    """How much more GPU memory, and a card that has it."""
     more = remedy_for_bytes(missing_bytes, Resource.GPU_MEMORY)
-    card = smallest_card(safe_bytes)
     if card is None:
         text, gpu_id = f"{more.text}: more than any card in the table has", ""
     else:
         text, gpu_id = f"{more.text}: a card like {card.gpu_id}", card.gpu_id
     return Remedy(text, Resource.GPU_MEMORY, more.bytes, gpu_id=gpu_id)
+
+
+def remedy_for_limit(missing_bytes: float) -> Remedy:
+    """How much more GPU memory to allow of what the device has."""
+    more = remedy_for_bytes(missing_bytes, Resource.GPU_MEMORY)
+    return replace(more, text=f"{more.text}, which the device has: raise the limit")
 
 
 def remedy_for_time(window_seconds: float) -> Remedy:
@@ -66,14 +73,41 @@ def remedy_for_permission(optimization_id: str) -> Remedy:
     return Remedy(text, Resource.SOFTWARE, optimization_id=optimization_id)
 
 
-def smallest_card(safe_bytes: float) -> GpuCard | None:
-    """The card with the least memory that has so many bytes beside its context."""
+def smallest_card(safe_bytes: float, machine: Machine, is_timed: bool = False) -> GpuCard | None:
+    """The card with the least memory that has so many bytes beside its context.
+
+    It takes no more of them than the machine's own: it computes in 16 bit with a kernel that is no
+    worse. is_timed: it is no slower either.
+    """
     fitting = [
         card
         for card in gpu_cards().values()
         if card.visible_bytes - card.runtime_overhead_bytes >= safe_bytes
+        and _has_kernel_of(card, machine)
+        and (not is_timed or _is_as_fast(card, machine))
     ]
     return min(fitting, key=lambda card: card.visible_bytes, default=None)
+
+
+def _has_kernel_of(card: GpuCard, machine: Machine) -> bool:
+    shares_keys = any(FUSED_KERNELS.get(name, False) for name in machine.attention_kernels)
+    of_card = card_kernels(card.compute_capability)
+    return not shares_keys or any(FUSED_KERNELS[name] for name in of_card)
+
+
+def _is_as_fast(card: GpuCard, machine: Machine) -> bool:
+    """Whether every rate of the card's is at least the machine's best."""
+    rates = zip(_rates(card_rates(card)), _rates(machine.rates), strict=True)
+    return all(theirs >= ours for theirs, ours in rates)
+
+
+def _rates(rates: Rates) -> list[float]:
+    of_dtype = rates.of(2) or rates.of(4)
+    found = [rates.memory_bandwidth, rates.host_to_device, rates.device_to_host]
+    if of_dtype is not None:
+        curves = [*of_dtype.attention_forward.values(), *of_dtype.attention_backward.values()]
+        found += [of_dtype.matmul.best, max(curve.best for curve in curves)]
+    return found
 
 
 def remedy_for_kernel(machine: Machine) -> Remedy:
@@ -104,6 +138,11 @@ def remedy_for_window(model: ModelShape, tier: Tier) -> Remedy:
         f"tokens (this one has {tier.tokens})"
     )
     return Remedy(text, Resource.SOFTWARE)
+
+
+def _gibibytes(count: int) -> str:
+    """Rounded up, so that what it names is enough."""
+    return f"{math.ceil(10 * count / 2**30) / 10:.1f} GiB"
 
 
 def _duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ import difflib
 from elite.planner.v1 import planner_pb2 as pb
 from services.common.errors import ErrorReason, ServiceError, invalid_field
 from services.planner.adapters import Adapters
+from services.planner.budgets import DEFAULT_HEADROOM, Constraints
 from services.planner.catalogue import optimizations
 from services.planner.gpus import GpuCard, gpu_cards
 from services.planner.grids import OPT_IN
@@ -15,7 +16,6 @@ from services.planner.machine import ComputeDtype, Machine, hypothetical_machine
 from services.planner.models import ModelShape, model_by_id, model_from_config
 from services.planner.profiles import machine_from_profile
 from services.planner.schedule import Schedule, Stage
-from services.planner.search import DEFAULT_HEADROOM, Constraints
 
 
 def read_machine(machine: pb.Machine, constraints: pb.Constraints) -> Machine:

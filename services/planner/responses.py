@@ -10,6 +10,7 @@ from elite.planner.v1 import planner_pb2 as pb
 from elite.profiler.v1 import profiler_pb2
 from services.planner import cost, memory
 from services.planner.adapters import Adapters
+from services.planner.budgets import Budget
 from services.planner.calibration import UNCALIBRATED, Correction
 from services.planner.catalogue import optimizations
 from services.planner.evaluation import Candidate
@@ -27,7 +28,7 @@ from services.planner.options import (
 )
 from services.planner.remedies import Remedy, Resource
 from services.planner.schedule import RunCost, start_seconds
-from services.planner.search import Budget, Verdict
+from services.planner.search import Verdict
 
 DTYPES = {
     ComputeDtype.BFLOAT16: pb.DTYPE_BFLOAT16,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -10,82 +11,35 @@ from typing import Any
 import numpy as np
 
 from services.planner.adapters import EVERY_LINEAR, Adapters
+from services.planner.budgets import Budget, Constraints, budget_for
 from services.planner.calibration import UNCALIBRATED, Correction
-from services.planner.evaluation import Candidate, Evaluated, Evaluation, Totals
+from services.planner.evaluation import Candidate, Evaluated, Evaluation, Sizes, Totals
 from services.planner.grids import DEFAULT_LOSSY, LOSSY, OPT_IN, Grid, choice, grid_of
 from services.planner.ladder import Tier
 from services.planner.machine import Machine
 from services.planner.memory import Sizing
 from services.planner.models import ModelShape
 from services.planner.options import OptimizationSet, Place
+from services.planner.prescriptions import Prescriptions
 from services.planner.remedies import (
     Remedy,
     Resource,
-    remedy_for_bytes,
     remedy_for_dropout,
-    remedy_for_gpu,
     remedy_for_kernel,
-    remedy_for_permission,
-    remedy_for_time,
     remedy_for_window,
-    smallest_card,
 )
-from services.planner.schedule import Schedule
-from services.planner.shortfalls import Change, nearest_set, single_changes
-from services.planner.streaming_memory import chunk_lengths
+from services.planner.shortfalls import nearest_set, single_changes
+from services.planner.streaming_memory import SMALLEST_CHUNK, chunk_lengths
 
-DEFAULT_HEADROOM = 0.12
 # A long ladder is judged in parts that a processor's cache can hold.
 _TIERS_AT_ONCE = 64
 # A chunk that saves less than this share of the step leaves the memory to others.
 _WORTHWHILE = 0.01
+# A chunk takes up to half of the device, and pages of its length up to a fifth of the host.
+_REACH_ON_DEVICE = 1.5
+_REACH_ON_HOST = 1.25
 # What a shortfall weighs against where no disk was named.
 _USUAL_DISK_BYTES = 10**12
-
-
-@dataclass(frozen=True, slots=True)
-class Constraints:
-    """What the caller limits. 0 stands for no limit, tier 0 for the planner's choice."""
-
-    gpu_memory_bytes: int = 0
-    host_memory_bytes: int = 0
-    disk_bytes: int = 0
-    max_step_seconds: float = 0.0
-    exact_only: bool = False
-    tier: int = 0
-    headroom_fraction: float = DEFAULT_HEADROOM
-    max_run_seconds: float = 0.0
-    schedule: Schedule | None = None
-    allowed: frozenset[str] = field(default_factory=frozenset)
-    forbidden: frozenset[str] = field(default_factory=frozenset)
-
-    def forbids(self, lossy_id: str) -> bool:
-        """Whether a plan must do without this lossy optimisation."""
-        unasked = lossy_id in OPT_IN and lossy_id not in self.allowed
-        return self.exact_only or unasked or lossy_id in self.forbidden
-
-    def longest_step_seconds(self, tier: Tier) -> float:
-        """The tighter of the two limits on time, for one step over one window; 0 for none."""
-        limits = [self.max_step_seconds] if self.max_step_seconds else []
-        if self.max_run_seconds and self.schedule:
-            limits.append(self.max_run_seconds / self.schedule.windows_at(tier))
-        return min(limits, default=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Safe memory, and what is left of it after the headroom.
-
-    one_pool: device and host figures describe the same memory.
-    """
-
-    gpu_bytes: int
-    host_bytes: int
-    disk_bytes: int
-    headroom_fraction: float
-    gpu_safe_bytes: int
-    host_safe_bytes: int
-    one_pool: bool
 
 
 @dataclass(frozen=True)
@@ -123,28 +77,6 @@ class Result:
     chosen: Candidate | None
     verdicts: tuple[Verdict, ...]
     budget: Budget
-
-
-def budget_for(machine: Machine, constraints: Constraints) -> Budget:
-    """Safe figures under the constraints, less the headroom."""
-    host_safe = _smaller(machine.host_safe_bytes, constraints.host_memory_bytes)
-    shared = host_safe if machine.shared_memory else 2**63
-    gpu_safe = min(machine.gpu_safe_bytes, constraints.gpu_memory_bytes or 2**63, shared)
-    usable = 1.0 - constraints.headroom_fraction
-    return Budget(
-        gpu_bytes=int(gpu_safe * usable),
-        host_bytes=int(host_safe * usable),
-        disk_bytes=_smaller(machine.disk_free_bytes, constraints.disk_bytes),
-        headroom_fraction=constraints.headroom_fraction,
-        gpu_safe_bytes=gpu_safe,
-        host_safe_bytes=host_safe,
-        one_pool=machine.shared_memory,
-    )
-
-
-def _smaller(available: int, limit: int) -> int:
-    """The smaller of two figures of which 0 means unknown or unlimited."""
-    return min(available, limit) if available and limit else available or limit
 
 
 def plan(
@@ -211,17 +143,57 @@ class Search:
         found = self.evaluation.all(ladder, grid, self.budget.gpu_bytes)
         missing = self._missing(found, ladder, grid.on_disk)
         forbidden = self._forbidden(grid)
-        fits = ~np.any([amount > 0 for amount in missing.values()], axis=0)
-        seconds = np.where(fits & ~forbidden.any(axis=0), found.seconds, np.inf)
+        fits = _nothing(missing) & ~forbidden.any(axis=0)
+        seconds = np.where(fits, found.seconds, np.inf)
         best = seconds.argmin(axis=1)
-        return tuple(
+        verdicts = [
             self._fitting(tier, found.totals(row, best[row]))
             if np.isfinite(seconds[row, best[row]])
             else self._refused(
                 tier, found, {name: amount[row] for name, amount in missing.items()}, forbidden, row
             )
             for row, tier in enumerate(ladder)
-        )
+        ]
+        in_reach = ~forbidden.any(axis=0) & self._in_reach(found, grid.on_disk)
+        rescued = self._with_other_chunks(
+            [one.tier for one, near in zip(verdicts, in_reach, strict=True)
+             if not one.fits and near.any()]
+        )  # fmt: skip
+        return tuple(rescued.get(verdict.tier.tier, verdict) for verdict in verdicts)
+
+    def _in_reach(self, found: Evaluated, on_disk: Any) -> Any:
+        """Sets that another chunk could make fit: most tiers that do not fit are far from it."""
+        budget = self.budget
+        near_device = found.device_bytes <= _REACH_ON_DEVICE * budget.gpu_bytes
+        near_host = found.host_bytes <= _REACH_ON_HOST * budget.host_bytes
+        near_disk = found.disk_bytes <= _REACH_ON_HOST * budget.disk_bytes
+        return near_device & near_host & np.where(on_disk, near_disk, True)
+
+    def _with_other_chunks(self, ladder: Sequence[Tier]) -> Mapping[int, Verdict]:
+        """Those of the tiers that fit if the chunk is not as long as the budget suggests.
+
+        A budget that suggests a longer chunk would else be worth less than a smaller one.
+        """
+        grid = self._grid(resident=False)
+        if grid is None or not ladder:
+            return {}
+        permitted = ~self._forbidden(grid).any(axis=0)
+        shortest = self.evaluation.sizes(ladder, grid, SMALLEST_CHUNK)
+        in_memory = permitted & _nothing(self._missing_bytes(shortest, grid.on_disk))
+        possible = [tier for tier, fits in zip(ladder, in_memory.any(axis=1), strict=True) if fits]
+        fastest: dict[int, tuple[float, OptimizationSet]] = {}
+        for length in chunk_lengths(2**62, keys_on_device=False) if possible else ():
+            found = self.evaluation.with_chunk(possible, grid, length)
+            fits = permitted & _nothing(self._missing(found, possible, grid.on_disk))
+            seconds = np.where(fits, found.seconds, np.inf)
+            for tier, row, index in zip(possible, seconds, seconds.argmin(axis=1), strict=True):
+                if row[index] < fastest.get(tier.tier, (math.inf,))[0]:
+                    fastest[tier.tier] = float(row[index]), grid.sets[index]
+        return {
+            tier.tier: self.judge(tier, fastest[tier.tier][1], Sizing())
+            for tier in possible
+            if tier.tier in fastest
+        }
 
     def _remedy_without_sets(self, tier: Tier, *, resident: bool) -> Remedy:
         if resident or not self.evaluation.dropout:
@@ -248,32 +220,38 @@ class Search:
                 tier, totals, Resource.SOFTWARE, remedies=(remedy_for_window(self._model, tier),)
             )
         verdict = replace(verdict, itemise=lambda: candidate)
-        return verdict if is_given or not verdict.fits else self._with_best_chunk(verdict)
+        return verdict if is_given else self._with_best_chunk(verdict)
 
     def _with_best_chunk(self, verdict: Verdict) -> Verdict:
         """The verdict with a chunk that is among the fastest that fit, where lengths differ.
 
         Only for what is planned or estimated: sets are compared, and tiers judged, under chunks
         that do not depend on the window, so that a longer one never takes less. Of those that
-        take the same time it is the longest not above that one, else the shortest.
+        take the same time it is the longest not above that one, else the shortest. A verdict that
+        does not fit under its chunk fits if any length does.
         """
         candidate = verdict.candidate
-        if candidate is None or not self.evaluation.rates_depend_on_chunk(candidate.chosen):
+        if candidate is None or verdict.binding is Resource.SOFTWARE:
+            return verdict
+        if verdict.fits and not self.evaluation.rates_depend_on_chunk(candidate.chosen):
+            return verdict
+        if not candidate.chosen.streaming:
             return verdict
         tier, chosen = verdict.tier, candidate.chosen
         lengths = chunk_lengths(tier.tokens, keys_on_device=chosen.key_values is Place.DEVICE)
         found = self.evaluation.by_chunk(tier, chosen, lengths)
         missing = self._missing(found, [tier], np.array([Place.DISK in chosen.places]))
-        fits = np.all([lack[0] == 0 for lack in missing.values()], axis=0)
+        fits = _nothing(missing)[0]
+        if not fits.any():
+            return verdict
         seconds = np.where(fits, found.seconds[0], np.inf)
         fast = np.flatnonzero(seconds <= seconds.min() / (1 - _WORTHWHILE))
         not_longer = [i for i in fast if lengths[i] <= candidate.memory.chunk_tokens]
         best = int(not_longer[-1] if not_longer else fast[0])
         sizing = Sizing(chunk_tokens=lengths[best])
-        return replace(
-            verdict, totals=found.totals(0, best),
-            itemise=lambda: self.evaluation.one(tier, chosen, sizing),
-        )  # fmt: skip
+        return Verdict(
+            tier, found.totals(0, best), itemise=lambda: self.evaluation.one(tier, chosen, sizing)
+        )
 
     def _grid(self, *, resident: bool) -> Grid | None:
         wanted = choice(
@@ -285,10 +263,16 @@ class Search:
     def _missing(
         self, found: Evaluated, ladder: Sequence[Tier], on_disk: Any
     ) -> Mapping[Resource, Any]:
-        """What every set lacks, in bytes, and in seconds for time; 0 where it fits.
+        """What every set lacks, in bytes, and in seconds for time; 0 where it fits."""
+        lacks = self._missing_bytes(found, on_disk)
+        limits = [self._constraints.longest_step_seconds(tier) for tier in ladder]
+        if any(limits):
+            over = found.seconds - np.array(limits)[:, None]
+            lacks[Resource.TIME] = np.maximum(over, 0)
+        return lacks
 
-        A disk that nobody named is enough for checkpoints, and for nothing else.
-        """
+    def _missing_bytes(self, found: Sizes, on_disk: Any) -> dict[Resource, Any]:
+        """A disk that nobody named is enough for checkpoints, and for nothing else."""
         budget = self.budget
         on_device = found.device_bytes - budget.gpu_bytes
         on_host = found.host_bytes - budget.host_bytes
@@ -301,19 +285,21 @@ class Search:
             needs[Resource.DISK] = found.disk_bytes - budget.disk_bytes
         else:
             needs[Resource.DISK] = np.where(on_disk, found.disk_bytes, 0)
-        limits = [self._constraints.longest_step_seconds(tier) for tier in ladder]
-        if any(limits):
-            needs[Resource.TIME] = found.seconds - np.array(limits)[:, None]
         return {name: np.maximum(amount, 0) for name, amount in needs.items()}
 
     def _forbidden(self, grid: Grid) -> Any:
         """(permissions, sets): True where a set needs a permission the caller has not given.
 
-        The last row is what sets do unless they are forbidden to.
+        The last row is what sets do unless they are forbidden to, and what was forbidden by name:
+        to allow that is not enough.
         """
-        rows = [grid.lossy[name] & self._constraints.forbids(name) for name in LOSSY]
-        count = len(OPT_IN)
-        return np.array([*rows[:count], np.any(rows[count:], axis=0)])
+        constraints = self._constraints
+        rows = [grid.lossy[name] & constraints.forbids(name) for name in LOSSY]
+        named = [
+            grid.lossy[name] & (constraints.exact_only or name in constraints.forbidden)
+            for name in LOSSY
+        ]
+        return np.array([*rows[: len(OPT_IN)], np.any(named, axis=0)])
 
     def _candidate(self, tier: Tier, chosen: OptimizationSet) -> Candidate:
         sizing = self.evaluation.sizing(self.budget.gpu_bytes)
@@ -335,9 +321,9 @@ class Search:
     ) -> Verdict:
         """The verdict on a tier that does not fit: what binds, by how much, what would help."""
         available = self._available(tier)
-        changes = sorted(
-            single_changes(missing, forbidden, found.seconds[row], available),
-            key=lambda change: (self._is_beyond_every_card(change), change.weight),
+        prescriptions = self._prescriptions(tier)
+        changes = prescriptions.ranked(
+            single_changes(missing, forbidden, found.seconds[row], available)
         )
         nearest = nearest_set(missing, forbidden, available)
         binding, index = next(
@@ -346,10 +332,10 @@ class Search:
         )
         amount = float(missing[binding][index])
         limit = available[Resource.TIME]
-        remedies = [self._remedy(change, limit) for change in changes]
+        remedies = [prescriptions.remedy(change, limit) for change in changes]
         if not remedies:
             lacks = {name: float(lack[nearest]) for name, lack in missing.items()}
-            remedies = [self._together(lacks, limit)]
+            remedies = [prescriptions.together(lacks, limit)]
         in_bytes = binding is not Resource.TIME
         totals = found.totals(row, index)
         return Verdict(
@@ -360,12 +346,12 @@ class Search:
             itemise=self._itemiser(tier, totals),
         )  # fmt: skip
 
-    def _is_beyond_every_card(self, change: Change) -> bool:
-        """True when no card of the table has so much memory: then it is the last resort."""
-        if change.resource is not Resource.GPU_MEMORY:
-            return False
-        needed = (self.budget.gpu_bytes + change.amount) / (1 - self.budget.headroom_fraction)
-        return smallest_card(needed) is None
+    def _prescriptions(self, tier: Tier) -> Prescriptions:
+        is_timed = bool(self._constraints.longest_step_seconds(tier))
+        budget = self.budget
+        return Prescriptions(
+            self._machine, budget.gpu_bytes, budget.headroom_fraction, is_timed=is_timed
+        )
 
     def _available(self, tier: Tier) -> Mapping[Resource, float]:
         """What there is of every resource, to weigh shortfalls by."""
@@ -377,23 +363,7 @@ class Search:
             Resource.TIME: self._constraints.longest_step_seconds(tier),
         }
 
-    def _remedy(self, change: Change, limit_seconds: float) -> Remedy:
-        usable = 1.0 - self._constraints.headroom_fraction
-        if change.resource is None:
-            return remedy_for_permission(change.permission)
-        if change.resource is Resource.TIME:
-            return remedy_for_time(change.amount + limit_seconds)
-        if change.resource is Resource.GPU_MEMORY:
-            needed = (self.budget.gpu_bytes + change.amount) / usable
-            return remedy_for_gpu(change.amount / usable, needed)
-        share = 1.0 if change.resource is Resource.DISK else usable
-        return remedy_for_bytes(change.amount / share, change.resource)
 
-    def _together(self, lacks: Mapping[Resource, float], limit_seconds: float) -> Remedy:
-        """What the nearest set lacks, when no single change is enough."""
-        changes = [
-            self._remedy(Change(0.0, name, amount, 0), limit_seconds)
-            for name, amount in lacks.items()
-            if amount > 0
-        ]
-        return replace(changes[0], text=" and ".join(change.text for change in changes))
+def _nothing(missing: Mapping[Resource, Any]) -> Any:
+    """Where nothing is missing."""
+    return np.all([amount == 0 for amount in missing.values()], axis=0)

@@ -11,7 +11,8 @@ import services.planner.servicer
 from services.planner.ladder import load_ladder
 from services.planner.machine import hypothetical_machine
 from services.planner.models import model_by_id
-from services.planner.search import Constraints, plan
+from services.planner.budgets import Constraints
+from services.planner.search import plan
 
 result = plan(load_ladder(), model_by_id("qwen2.5-1.5b"),
               hypothetical_machine("rtx-3090", 64 * 2**30, 0), Constraints())

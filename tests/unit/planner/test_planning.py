@@ -9,13 +9,13 @@ import pytest
 from elite.planner.v1 import planner_pb2 as pb
 from services.common.errors import ServiceError
 from services.planner.adapters import EVERY_LINEAR, Adapters
+from services.planner.budgets import Constraints
 from services.planner.gpus import gpu_cards
 from services.planner.ladder import load_ladder
 from services.planner.machine import Machine, hypothetical_machine
 from services.planner.models import model_by_id
 from services.planner.planning import Question, answer_plan, answer_what_if
 from services.planner.schedule import Schedule, Stage
-from services.planner.search import Constraints
 from tests.support.machines import GIBIBYTE, machine
 
 LADDER = load_ladder()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.planner.budgets import Constraints
 from services.planner.evaluation import Totals, evaluate
 from services.planner.grids import OPT_IN, Grid, choice, grid_of
 from services.planner.ladder import Tier, load_ladder
@@ -17,7 +18,7 @@ from services.planner.memory import Sizing
 from services.planner.models import ModelShape, catalogue, model_by_id
 from services.planner.options import Executor, Place
 from services.planner.remedies import Resource
-from services.planner.search import Constraints, Result, Search, plan
+from services.planner.search import Result, Search, plan
 from services.planner.streaming_memory import chunk_lengths
 from tests.support.machines import GIBIBYTE, machine
 

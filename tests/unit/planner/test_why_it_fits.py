@@ -8,11 +8,11 @@ import pytest
 
 from elite.planner.v1 import planner_pb2 as pb
 from services.planner.adapters import EVERY_LINEAR
+from services.planner.budgets import Constraints
 from services.planner.ladder import load_ladder
 from services.planner.machine import hypothetical_machine
 from services.planner.models import model_by_id
 from services.planner.planning import Question, answer_plan
-from services.planner.search import Constraints
 from tests.support.machines import GIBIBYTE
 
 PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "why-it-fits.md"
