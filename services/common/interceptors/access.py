@@ -24,9 +24,14 @@ from services.common.logging import AUDIT_LOGGER
 
 audit = logging.getLogger(AUDIT_LOGGER)
 
+# Of those that need no token.
+_STAY_OPEN = ("/grpc.health.v1.Health/Watch", "/ServerReflectionInfo")
+
 
 class AccessInterceptor(AroundInterceptor):
     """Before the request is looked at. Without a file of tokens anybody may do anything."""
+
+    request_streams = True
 
     def __init__(self, tokens: TokenFile | None, limits: ClientLimits) -> None:
         self._tokens, self._limits = tokens, limits
@@ -55,8 +60,8 @@ class AccessInterceptor(AroundInterceptor):
                 _record(call, client, peer, error)
 
     def _limits_of_watching(self, call: Call, peer: str) -> AbstractContextManager[None]:
-        """Probes ask as often as they like; a watch that nobody needs a token for stays open."""
-        if not call.method.endswith("/Watch"):
+        """Probes ask as often as they like. Calls that stay open are counted, token or not."""
+        if not call.method.endswith(_STAY_OPEN):
             return nullcontext()
         return self._limits.call_of(f"{_host(peer)} watches", any_rate=True)
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import grpc.aio
@@ -51,8 +51,11 @@ def _decoding(decode: Any) -> _Decode:
 class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
     """Runs `around(call)` around every call with a single request.
 
-    Calls that stream requests (only server reflection here) pass through untouched.
+    Calls that stream requests (only server reflection here) pass through untouched, but where
+    `request_streams` says otherwise: then the call's request is the stream of them.
     """
+
+    request_streams: ClassVar[bool] = False
 
     @abstractmethod
     def around(self, call: Call) -> AbstractAsyncContextManager[None]:
@@ -65,9 +68,9 @@ class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
     ) -> Any:
         """Wraps the handler the next interceptor, or the servicer, gives."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
-            return handler
         method = handler_call_details.method
+        if handler is None or handler.request_streaming:
+            return self._streaming(method, handler) if handler else None
         rebuild = {
             "request_deserializer": _decoding(handler.request_deserializer),
             "response_serializer": handler.response_serializer,
@@ -81,6 +84,15 @@ class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
             return grpc.unary_stream_rpc_method_handler(stream, **rebuild)
         unary = self._around_unary(method, handler.unary_unary)
         return grpc.unary_unary_rpc_method_handler(unary, **rebuild)
+
+    def _streaming(self, method: str, handler: Any) -> Any:
+        if not (self.request_streams and handler.response_streaming):
+            return handler
+        return grpc.stream_stream_rpc_method_handler(
+            self._around_stream(method, handler.stream_stream),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
 
     def _around_unary(self, method: str, behaviour: Any) -> Any:
         async def wrapped(request: Message, context: Any) -> Any:

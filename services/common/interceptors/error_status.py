@@ -27,6 +27,8 @@ class ErrorStatusInterceptor(AroundInterceptor):
     caller gets the request id to look it up.
     """
 
+    request_streams = True
+
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
         """Aborts the call with the status of whatever was raised."""

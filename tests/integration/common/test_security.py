@@ -149,6 +149,10 @@ def test_who_needs_no_token_cannot_take_all_the_places(tokens: dict[str, Any]) -
         assert ends(lambda *_, timeout: list(health.Watch(request, timeout=timeout)), None) == (
             grpc.StatusCode.RESOURCE_EXHAUSTED
         )
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+        assert ends(lambda *_, timeout: next(reflection.ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=timeout
+        )), None) == grpc.StatusCode.RESOURCE_EXHAUSTED  # fmt: skip
         assert [ends(health.Check, request) for _ in range(5)] == [grpc.StatusCode.OK] * 5
         assert list_tiers(channel) == grpc.StatusCode.OK
         for watch in watches:
