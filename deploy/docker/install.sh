@@ -17,8 +17,9 @@ esac
 "${pip[@]}" ".[$extras]"
 
 packages=$(/opt/elite/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-# pip stays with the build; libraries' own tests and headers are of no use to a service.
+# pip stays with the build; libraries' own tests, headers and stubs are of no use to a service.
 /opt/elite/bin/python -m pip uninstall --quiet --yes pip setuptools 2>/dev/null || true
 find "$packages" -type d \( -name tests -o -name include \) -not -path '*/torch/*' -prune -exec rm -rf {} +
+find "$packages" -name '*.pyi' -not -path '*/torch/*' -delete
 # The root is read-only, so the bytecode has to be there.
 /opt/elite/bin/python -m compileall -q -j 0 "$packages" >/dev/null || true
