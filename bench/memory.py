@@ -111,7 +111,7 @@ SETS = {
 class Case:
     """One prediction beside its measurement, in bytes; optimizer states in neither.
 
-    host: what waits in host memory; predicted in whole slabs.
+    host: what waits in host memory, as torch pins it.
     """
 
     model: str
@@ -152,7 +152,7 @@ def run_case(model: ModelShape, tier: Tier, name: str) -> Case:
         measured.peak_bytes,
         lines,
         candidate.memory.host.phases["backward"],
-        measured.host_bytes,
+        measured.pinned_bytes,
     )
 
 

@@ -21,7 +21,7 @@ from services.trainer.engine.attention import ATTENTION_NAME, register_attention
 from services.trainer.engine.decoder import decoder_layers
 from services.trainer.engine.executors import make_executor
 from services.trainer.engine.key_value_heads import convert_key_value_heads
-from services.trainer.engine.memory_tracking import StorageTracker, counted_as_host
+from services.trainer.engine.memory_tracking import StorageTracker
 from services.trainer.engine.models import DTYPES
 from services.trainer.engine.recomputation import recompute_in_backward
 from services.trainer.engine.streaming.weights import stream_weights
@@ -31,13 +31,14 @@ from services.trainer.engine.streaming.weights import stream_weights
 class Measurement:
     """Bytes on the device: weights and adapters, and everything at the highest moment of a step.
 
-    host_bytes: what waits in host memory beside the device: stores, streamed weights, and the
-    window's token ids.
+    host_bytes: what waits in host memory beside the device: stores and streamed weights.
+    pinned_bytes: the same as torch pins it, by powers of two.
     """
 
     static_bytes: int
     peak_bytes: int
     host_bytes: int = 0
+    pinned_bytes: int = 0
 
 
 def measure_step(config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool) -> Measurement:
@@ -65,12 +66,19 @@ def measure_step(config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool
                 stream_weights(model, torch.device("cpu"))
         static_bytes = tracker.current_bytes
         tracker.reset_peak()
+        is_resident = plan.execution.executor == planner_pb2.EXECUTOR_RESIDENT
+        # A streaming step leaves the token ids where they came from, others move them over.
+        with tracker if is_resident else contextlib.nullcontext():
+            tokens = plan.context_tokens + plan.target_tokens
+            window_bs = torch.zeros((1, tokens), dtype=torch.int64)
         with tracker:
-            if plan.execution.executor == planner_pb2.EXECUTOR_RESIDENT:
+            if is_resident:
                 _keep_for_backward(model, plan.execution.checkpoint_policy)
-            _step(model, plan)
+            _step(model, plan, window_bs)
     register_attention()
-    return Measurement(static_bytes, tracker.peak_bytes, tracker.host_peak_bytes)
+    return Measurement(
+        static_bytes, tracker.peak_bytes, tracker.host_peak_bytes, tracker.pinned_peak_bytes
+    )
 
 
 def _keep_for_backward(model: Any, policy: planner_pb2.CheckpointPolicy) -> None:
@@ -96,12 +104,9 @@ def _materialise(model: torch.nn.Module) -> None:
                 module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype, device="cpu")
 
 
-def _step(model: Any, plan: planner_pb2.Plan) -> None:
+def _step(model: Any, plan: planner_pb2.Plan, window_bs: torch.Tensor) -> None:
     """One window through the executor; `.step` itself would read the loss, which a fake has not."""
-    streams = plan.execution.executor == planner_pb2.EXECUTOR_STREAMING
-    with counted_as_host() if streams else contextlib.nullcontext():  # others move the ids over
-        window = torch.zeros((1, plan.context_tokens + plan.target_tokens), dtype=torch.int64)
     executor = make_executor(model, plan)
-    executor.backward(window, 1.0)
+    executor.backward(window_bs, 1.0)
     for parameter in trainable_parameters(model):
         parameter.grad = None

@@ -116,7 +116,7 @@ def _error_cells(found: Errors) -> tuple[str, ...]:
 
 
 def _on_host(rows: Sequence[Row]) -> list[Row]:
-    """Those whose step leaves enough on the host that rounding to slabs is not all there is."""
+    """Those whose step leaves enough on the host to matter."""
     return [row for row in rows if row.get("measured_host_bytes", 0) >= 2**30]
 
 
@@ -142,8 +142,8 @@ def _memory_limits(rows: Sequence[Row]) -> Iterator[str]:
         yield f"Streaming cases have {span(layers)} layers, not the models' own: they are alike."
     if _on_host(rows):
         yield (
-            "Host memory is predicted as it is allocated, in slabs rounded up to powers of two; "
-            "measured is what lies in them."
+            "Host memory is predicted and measured as torch pins it, every allocation rounded up "
+            "to a power of two; no pages were pinned here."
         )
     yield "No noise: the same step has the same bytes every time."
 

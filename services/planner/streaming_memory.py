@@ -42,8 +42,10 @@ LARGEST_CHUNK = 8192
 LARGEST_CHUNK_ON_CPU = 1024
 # Keys that stream from the host are read once a chunk: longer chunks hide it.
 LARGEST_CHUNK_FOR_STREAMED_KEYS = 32768
-# Host pages are carved from slabs of this size, so that pinned memory's rounding costs nothing.
+# Host pages are carved from slabs, so that pinned memory's rounding costs little; the engine's
+# sizes (services/trainer/engine/streaming/stores.py).
 SLAB_BYTES = 256 * 2**20
+LARGE_SLAB_BYTES = 2**30
 _FLOAT32 = 4
 # A store off the device has so many pages on it: at work, on its way there, on its way back.
 BUFFERED_PAGES = 3
@@ -195,10 +197,13 @@ class StreamingMemory:
     def _slabs(self, store: Store) -> Number:
         """Pinned slabs of whole pages; each allocation is rounded up to a power of two."""
         count, page = self._pages(store)
-        per_slab = maximum(1, SLAB_BYTES // maximum(1, page))
-        full = count // per_slab
-        rest = power_of_two_from((count - full * per_slab) * page)
-        return full * power_of_two_from(per_slab * page) + rest
+        taken: Number = 0
+        for slab_bytes in (LARGE_SLAB_BYTES, SLAB_BYTES):
+            per_slab = maximum(1, slab_bytes // maximum(1, page))
+            full = count // per_slab
+            taken = taken + full * power_of_two_from(per_slab * page)
+            count = count - full * per_slab
+        return taken + power_of_two_from(count * page)
 
     def _staging(self, store: Store) -> Number:
         """Pinned pages on the way between device and disk."""

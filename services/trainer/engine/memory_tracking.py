@@ -83,7 +83,8 @@ def counted_as_host() -> Iterator[None]:
 class StorageTracker(TorchDispatchMode):
     """Bytes of CPU storages made by operations inside the mode, until they are freed.
 
-    Those made under `counted_as_host` are counted apart, in `host_peak_bytes`.
+    Those made under `counted_as_host` are counted apart, in `host_peak_bytes`, and as torch would
+    pin them, each rounded up to a power of two, in `pinned_peak_bytes`.
     Workspaces inside a kernel are invisible to it, and so are tensors that no operation inside the
     mode has returned.
     """
@@ -92,8 +93,8 @@ class StorageTracker(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.current_bytes = 0
         self.peak_bytes = 0
-        self.host_peak_bytes = 0
-        self._host_bytes = 0
+        self.host_peak_bytes = self.pinned_peak_bytes = 0
+        self._host_bytes = self._pinned_bytes = 0
         self._known: set[int] = set()
 
     def reset_peak(self) -> None:
@@ -116,21 +117,23 @@ class StorageTracker(TorchDispatchMode):
             return
         size_bytes, on_host = storage.nbytes(), _host_placed
         self._known.add(key)
-        self._add(size_bytes, on_host)
+        self._add(size_bytes, 1, on_host)
         # Not at exit: the interpreter takes modules apart before it runs such finalizers.
         weakref.finalize(storage, self._forget, key, size_bytes, on_host).atexit = False
 
-    def _add(self, size_bytes: int, on_host: bool) -> None:
+    def _add(self, size_bytes: int, sign: int, on_host: bool) -> None:
         if on_host:
-            self._host_bytes += size_bytes
+            self._host_bytes += sign * size_bytes
+            self._pinned_bytes += sign * (1 << (size_bytes - 1).bit_length() if size_bytes else 0)
             self.host_peak_bytes = max(self.host_peak_bytes, self._host_bytes)
+            self.pinned_peak_bytes = max(self.pinned_peak_bytes, self._pinned_bytes)
             return
-        self.current_bytes += size_bytes
+        self.current_bytes += sign * size_bytes
         self.peak_bytes = max(self.peak_bytes, self.current_bytes)
 
     def _forget(self, key: int, size_bytes: int, on_host: bool) -> None:
         self._known.discard(key)
-        self._add(-size_bytes, on_host)
+        self._add(size_bytes, -1, on_host)
 
 
 def host_peak_bytes() -> int:

@@ -10,8 +10,9 @@ Shapes: B batch, C tokens of a chunk.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -23,8 +24,10 @@ from services.trainer.engine.streaming.codecs import EXACT, Codec
 from services.trainer.engine.streaming.copy_stream import CopyStream
 from services.trainer.engine.streaming.page_files import FilePages, PageFile, PageFilePlace
 
-# Pinned memory is rounded up to a power of two for every allocation, so slabs are one.
+# Pinned memory is rounded up to a power of two for every allocation: large slabs, full of pages,
+# are close to one. What is left goes into smaller ones.
 SLAB_BYTES = 256 * 2**20
+LARGE_SLAB_BYTES = 2**30
 # Tensors in a page begin at multiples of this, as kernels like it.
 _ALIGNMENT = 64
 _READ_BUFFERS, _WRITE = 2, 2
@@ -314,12 +317,20 @@ class HostPages:
 def _carve(pages: Pages, allocate: Callable[[int], torch.Tensor]) -> list[torch.Tensor]:
     """All pages, from slabs of whole pages."""
     size, carved = pages.page_bytes, []
-    per_slab = max(1, SLAB_BYTES // size)
-    for first in range(0, pages.count, per_slab):
-        count = min(per_slab, pages.count - first)
+    for count in _pages_by_slab(pages.count, size):
         slab = allocate(count * size)
         carved += [slab[i * size : (i + 1) * size] for i in range(count)]
     return carved
+
+
+def _pages_by_slab(count: int, page_bytes: int) -> Iterator[int]:
+    """How many pages each slab has."""
+    for slab_bytes in (LARGE_SLAB_BYTES, SLAB_BYTES):
+        per_slab = max(1, slab_bytes // page_bytes)
+        full, count = divmod(count, per_slab)
+        yield from itertools.repeat(per_slab, full)
+    if count:
+        yield count
 
 
 def _aligned(size: int) -> int:
