@@ -23,6 +23,8 @@ _LARGEST: Mapping[str, int] = {
     "vocab_size": 1 << 24,
     "max_position_embeddings": 1 << 30,
 }
+_LONGEST_SHOWN = 60
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 _MIXTURE_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _MULTIMODAL_FIELDS = ("vision_config", "audio_config", "text_config")
 
@@ -76,20 +78,21 @@ class ConfigReader:
             return name
         value = self._value(name)
         if not isinstance(value, bool):
-            raise self.error(name, f"is {value!r}", "true or false")
+            raise self.error(name, f"is {_shown(value)}", "true or false")
         return value
 
     def activation(self) -> str:
         """The MLP's activation function."""
         name = "hidden_activation" if self._config.get("hidden_activation") else "hidden_act"
         value = self._value(name)
-        if value not in ACTIVATIONS:
+        if not isinstance(value, str) or value not in ACTIVATIONS:
             fix = f"a model with one of {', '.join(sorted(ACTIVATIONS))}"
-            raise self.error(name, f"is {value!r}, whose memory is not known", fix)
-        return str(value)
+            raise self.error(name, f"is {_shown(value)}, whose memory is not known", fix)
+        return value
 
     def sliding_window(self, layer_count: int) -> tuple[int, int]:
         """How many layers attend to a window only, and how many tokens it has; (0, 0) if none."""
+        self._check_layer_types(layer_count)
         rule = self._row.sliding_window
         switched_on = rule != "flag" or self.flag("use_sliding_window")
         if not rule or not switched_on or self._value("sliding_window") is None:
@@ -106,9 +109,23 @@ class ConfigReader:
         assert self._architecture is not None, "architecture() comes first"
         return self._architecture
 
+    def _check_layer_types(self, layer_count: int) -> None:
+        """Raises `ServiceError` for layers that do something else than attend."""
+        types = self._config.get("layer_types")
+        if types is None:
+            return
+        if not isinstance(types, list) or len(types) < layer_count:
+            problem = f"is {_shown(types)}, which does not name {layer_count} layers"
+            raise self.error("layer_types", problem, "one kind for every layer, or leave it out")
+        for index, kind in enumerate(types[:layer_count]):
+            if kind not in _LAYER_TYPES:
+                problem = f"is {_shown(kind)}, whose memory is not known"
+                fix = f"a model with {' and '.join(_LAYER_TYPES)} only"
+                raise self.error(f"layer_types[{index}]", problem, fix)
+
     def _windowed_layers(self, rule: str, layer_count: int) -> int:
         types = self._config.get("layer_types")
-        if isinstance(types, list):
+        if types is not None:
             return sum(kind == "sliding_attention" for kind in types[:layer_count])
         if rule == "pattern":
             every = self._size("sliding_window_pattern")
@@ -142,7 +159,7 @@ class ConfigReader:
         largest = _LARGEST.get(name, 1 << 30)
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not whole or not 1 <= value <= largest:
-            raise self.error(name, f"is {value!r}", f"a whole number from 1 to {largest}")
+            raise self.error(name, f"is {_shown(value)}", f"a whole number from 1 to {largest}")
         return int(value)
 
     def _refuse_extensions(self) -> None:
@@ -165,9 +182,16 @@ class ConfigReader:
             return self.error(
                 "model_type", f"{model_type} is not supported: {reason}", _supported()
             )
-        close = difflib.get_close_matches(str(model_type), architectures(), n=2)
+        shown = _shown(model_type)
+        close = difflib.get_close_matches(shown.strip("'"), architectures(), n=2)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        return self.error("model_type", f"is {model_type!r}, which is unknown", hint + _supported())
+        return self.error("model_type", f"is {shown}, which is unknown", hint + _supported())
+
+
+def _shown(value: object) -> str:
+    """A value in an error message, which is no place for the whole of a long one."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _supported() -> str:

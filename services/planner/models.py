@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,6 +21,7 @@ from services.planner.tables import table
 
 MODEL_ID_FIELD = "model.model_id"
 CONFIG_FIELD = "model.config_json"
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +201,8 @@ def model_from_config(text: str, field: str = CONFIG_FIELD) -> ModelShape:
 
 def _hub_id(name: object) -> str:
     """A hub id as `owner/name`, or nothing: older configs carry local paths there."""
-    if not isinstance(name, str) or len(name) > 256 or name.count("/") != 1:
-        return ""
-    owner, model = name.split("/")
-    return name if owner and model and not owner.startswith((".", "~")) else ""
+    is_id = isinstance(name, str) and len(name) <= 256 and _HUB_ID.fullmatch(name)
+    return str(name) if is_id else ""
 
 
 @cache
