@@ -24,7 +24,15 @@ def plan_notes(machine: Machine, model: ModelShape, candidate: Candidate | None)
     journal_bytes, seconds = candidate.memory.journal_bytes, candidate.cost.seconds
     if journal_bytes and seconds >= _SAVED_STEP_SECONDS:
         notes.append(
-            f"a step takes {seconds / 60:.0f} minutes: it is saved in the middle, in up to "
+            f"a step takes {_roughly(seconds)}: it is saved in the middle, in up to "
             f"{journal_bytes / 2**30:.1f} GiB of disk beside the plan's; without them it is not"
         )
     return notes
+
+
+def _roughly(seconds: float) -> str:
+    """In the largest unit of which there are two."""
+    for unit, length in (("days", 86_400.0), ("hours", 3600.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 60:.0f} minutes"

@@ -147,7 +147,7 @@ def _gibibytes(count: int) -> str:
 
 def _duration(seconds: float) -> str:
     """Rounded up, so that what it names is enough."""
-    for unit, length in (("hours", 3600.0), ("minutes", 60.0)):
+    for unit, length in (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{math.ceil(10 * seconds / length) / 10:g} {unit}"
     return f"{math.ceil(100 * seconds) / 100:g} seconds"

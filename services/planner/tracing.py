@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-_ADDITION, _PRODUCT, _ATOM = 1, 2, 3
+# A quotient that was rounded down keeps its parentheses in a product: elsewhere it means another.
+_ADDITION, _ROUNDED, _PRODUCT, _ATOM = 1, 2, 3, 4
 
 
 class Traced:
@@ -116,7 +117,7 @@ def _join(left: Traced, operator: str, right: Traced, value: float) -> Traced:
         value,
         f"{left_expression} {operator} {right_expression}",
         f"{left_numbers} {operator} {right_numbers}",
-        strength,
+        _ROUNDED if operator == "//" else strength,
     )
 
 

@@ -70,6 +70,6 @@ def test_a_long_step_says_that_it_is_saved() -> None:
     (note,) = [note for note in plan_notes(machine(), shape, long) if "in the middle" in note]
     size = short.memory.journal_bytes / 2**30
     assert note == (
-        f"a step takes 120 minutes: it is saved in the middle, in up to {size:.1f} GiB of disk "
+        f"a step takes 2 hours: it is saved in the middle, in up to {size:.1f} GiB of disk "
         "beside the plan's; without them it is not"
     )

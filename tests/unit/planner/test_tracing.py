@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.planner.arithmetic import ceiling_divide, maximum, minimum, where, whole
+from services.planner.arithmetic import (
+    ceiling_divide,
+    maximum,
+    minimum,
+    power_of_two_from,
+    where,
+    whole,
+)
 from services.planner.evaluation import Evaluation
 from services.planner.explanation import derivations
 from services.planner.memory import Sizing
@@ -17,6 +26,7 @@ from tests.support.machines import machine
 from tests.unit.planner.test_cost import STREAMED
 from tests.unit.planner.test_memory import FRUGAL, PLAIN, TIER
 
+FUNCTIONS = {"ceil": math.ceil, "power_of_two": power_of_two_from}
 S, H = Traced(10, "S"), Traced(3, "h")
 
 
@@ -34,6 +44,9 @@ S, H = Traced(10, "S"), Traced(3, "h")
         (ceiling_divide(S, H), "ceil(S / h)", "ceil(10 / 3)"),
         (whole(S * 0.25), "round(S * 0.25)", "round(10 * 0.25)"),
         (where(True, S, H), "S", "10"),
+        (S * (S // H), "S * (S // h)", "10 * (10 // 3)"),
+        (S // H * 2, "(S // h) * 2", "(10 // 3) * 2"),
+        (S - S // H, "S - S // h", "10 - 10 // 3"),
     ],
 )
 def test_an_expression_is_written_as_people_write_it(
@@ -45,7 +58,16 @@ def test_an_expression_is_written_as_people_write_it(
 @given(st.integers(0, 99), st.integers(1, 99), st.integers(0, 99))
 def test_the_numbers_come_to_the_value(a: int, b: int, c: int) -> None:
     x, y, z = Traced(a, "a"), Traced(b, "b"), Traced(c, "c")
-    for number in (x * (y + z) - z / y, (x - y) - (z - x), x / (y / (z + 1)), x - y * z + 1):
+    for number in (
+        x * (y + z) - z / y,
+        (x - y) - (z - x),
+        x / (y / (z + 1)),
+        x - y * z + 1,
+        x * (x // y * y),
+        x // y * (z // y),
+        x // y // (z + 1),
+        x * z // y,
+    ):
         assert eval(number.numbers) == pytest.approx(number.value)
 
 
@@ -67,5 +89,8 @@ def test_an_explanation_comes_to_the_figures_of_the_plan(chosen: OptimizationSet
     for line, seconds in candidate.cost.lines.items():
         if seconds:
             assert found["time", line].value == pytest.approx(seconds)
+    for one in found.values():
+        # Printed rates have six digits.
+        assert eval(one.with_numbers, FUNCTIONS) == pytest.approx(one.value, rel=1e-4)
     assert "S" in found["gpu", "kv"].expression
     assert "4608" in found["gpu", "kv"].with_numbers
