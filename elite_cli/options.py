@@ -40,7 +40,7 @@ Model = Annotated[
     ),
 ]
 Gpu = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="Plan for this card (an id from `elite gpus`) instead of this machine.",
         show_default=False,
@@ -116,7 +116,7 @@ Explain = Annotated[
     bool, typer.Option("--explain", help="Show how every figure came about, with its numbers.")
 ]
 Compare = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="Rank these cards instead: ids from `elite gpus` with commas between, or `all`. "
         "--host-ram and --disk are the host's.",
@@ -245,7 +245,7 @@ Watch = Annotated[
 class MachineOptions:
     """The machine"""
 
-    gpu: Gpu = ""
+    gpu: Gpu = None
     gpu_ram: GpuRam = ""
     host_ram: HostRam = ""
     disk: DiskSize = ""

@@ -127,4 +127,6 @@ def _stage(text: str) -> planner_pb2.CurriculumStage:
 
 def compared_cards(text: str) -> list[str]:
     """Card ids of --compare; none stands for all of the table. Raises `CliError`."""
+    if not text.strip():
+        raise bad_option("--compare", "is empty", f"give ids from `elite gpus`, or {ALL_CARDS}")
     return [] if text.strip().lower() == ALL_CARDS else names(text, "--compare")

@@ -71,7 +71,8 @@ def compare_cards(
 ) -> planner_pb2.WhatIfResponse:
     """Asks the planner to rank cards; `cards` as in --compare. Raises `CliError`."""
     machine = options.machine
-    for option, given in (("--gpu", machine.gpu), ("--device", machine.device is not None),
+    for option, given in (("--gpu", machine.gpu is not None),
+                          ("--device", machine.device is not None),
                           ("--explain", options.explain)):  # fmt: skip
         if given:
             raise bad_option(option, "does not go with --compare", "leave one of them out")
@@ -103,10 +104,12 @@ def _ask(connections: Connections, machine: MachineOptions, method: str, request
 
 
 def _machine(connections: Connections, options: MachineOptions) -> planner_pb2.Machine:
-    if not options.gpu:
+    if options.gpu is None:
         return planner_pb2.Machine(profile=fetch_profile(connections))
     if options.device is not None:
         raise bad_option("--device", "does not go with --gpu", "leave one of them out")
+    if not options.gpu.strip():
+        raise bad_option("--gpu", "is empty", "give an id from `elite gpus`, or leave it out")
     memory, disk = _host(connections, options, "The card is put")
     hypothetical = planner_pb2.HypotheticalMachine(
         gpu_id=options.gpu, host_memory_bytes=memory, disk_free_bytes=disk

@@ -20,7 +20,7 @@ def plan(
     context: typer.Context,
     model: o.Model,
     *,
-    compare: o.Compare = "",
+    compare: o.Compare = None,
     machine: o.MachineOptions,
     limits: o.LimitOptions,
     choice: o.ChoiceOptions,
@@ -46,7 +46,7 @@ def plan(
     reference = read_model(model)
     options = PlanOptions(machine, limits, choice, adapters, schedule, explain)
     with Connections(context.obj) as connections:
-        if compare:
+        if compare is not None:
             cards = compare_cards(connections, reference, options, compare)
             fits = _show_cards(cards, json, chart)
         else:

@@ -46,6 +46,8 @@ BAD_LINES = [
     (["plan", "--model", "m", "--host-ram", "64"], "--host-ram: '64' is only 64 bytes"),
     (["plan", "--model", "m", "--gpu", "g", "--disk", "-1g"], "--disk: '-1g' is negative"),
     (["plan", "--model", "m", "--max-step-seconds", "x"], "--max-step-seconds: 'x' is not"),
+    (["plan", "--model", "m", "--gpu", ""], "--gpu: is empty"),
+    (["plan", "--model", "m", "--compare", " "], "--compare: is empty"),
     (["plan", "--model", "m", "--gpu", "g", "--device", "0"], "--device: does not go with --gpu"),
     (["plan", "--model", "m", "--compare", "a", "--gpu", "b"], "--gpu: does not go with --comp"),
     (["plan", "--model", "m", "--compare", "a", "--device", "0"], "--device: does not go with"),

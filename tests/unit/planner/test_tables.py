@@ -6,6 +6,7 @@ import pytest
 
 from services.planner.catalogue import optimizations
 from services.planner.gpus import card_named, gpu_cards
+from services.planner.machine import card_rates
 
 GIBIBYTE = 2**30
 
@@ -111,3 +112,16 @@ def test_rows_say_why_they_are_not_applied() -> None:
         assert row.status in ("applied", "offered", "declined"), name
         assert row.reason or row.status == "applied", name
         assert row.description, name
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [("rtx-3090", "rtx-4090"), ("rtx-4090", "rtx-5090"), ("t4", "l4"), ("a100-80gb", "h100-sxm"),
+     ("h200", "b200")],
+)  # fmt: skip
+def test_a_newer_card_of_a_class_is_faster(older: str, newer: str) -> None:
+    old, new = (card_rates(gpu_cards()[name]).of(2) for name in (older, newer))
+    assert old is not None
+    assert new is not None
+    assert new.matmul.best > old.matmul.best
+    assert new.attention(128)[0].best > old.attention(128)[0].best
