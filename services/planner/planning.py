@@ -43,7 +43,7 @@ class Question:
 
 
 def answer_plan(question: Question) -> pb.PlanResponse:
-    """Chooses the highest tier that fits, and its fastest set; judges every other tier.
+    """Chooses the longest context that fits, and its fastest set; judges every other tier.
 
     Raises `ServiceError` for a curriculum whose stages do not fit.
     """

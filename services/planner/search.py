@@ -107,7 +107,7 @@ class Search:
         self.evaluation = Evaluation(model, machine, adapters, correction)
 
     def choose(self, ladder: Sequence[Tier]) -> Result:
-        """Chooses the highest tier that fits, and its fastest set; judges every other tier.
+        """Chooses the longest context that fits, and its fastest set; judges every other tier.
 
         With `constraints.tier` the choice is that tier or none.
         """
@@ -118,8 +118,10 @@ class Search:
         ]  # fmt: skip
         if not eligible:
             return Result(None, verdicts, self.budget)
-        best = self._with_best_chunk(eligible[-1])
-        verdicts = tuple(best if verdict is eligible[-1] else verdict for verdict in verdicts)
+        # A user's tier may have a higher number than one with a longer context.
+        longest = max(eligible, key=lambda verdict: verdict.tier.context_tokens)
+        best = self._with_best_chunk(longest)
+        verdicts = tuple(best if verdict is longest else verdict for verdict in verdicts)
         return Result(best.candidate, verdicts, self.budget)
 
     def judge_all(self, ladder: Sequence[Tier]) -> tuple[Verdict, ...]:

@@ -63,6 +63,13 @@ def test_the_highest_tier_that_fits_is_chosen_with_its_fastest_set() -> None:
     assert result.chosen.cost.seconds == pytest.approx(min(fast))
 
 
+def test_a_short_tier_of_a_users_own_is_not_preferred_for_its_number() -> None:
+    ladder = (*LADDER, Tier(100, 1000, 100, 8, custom=True))
+    result = plan(ladder, model_by_id("qwen2.5-1.5b"), machine(), Constraints())
+    assert tier_of(result) == tier_of(search("qwen2.5-1.5b"))
+    assert result.verdicts[-1].fits
+
+
 def test_plans_are_deterministic() -> None:
     assert search("phi-2") == search("phi-2")
 
