@@ -1,4 +1,4 @@
-"""What --model names: a catalogue id, a folder with a config.json, or a config.json file."""
+"""What --model names: a catalogue or hub id, a folder with a config.json, or a config.json file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class ModelChoice:
 def read_model(text: str) -> ModelChoice:
     """What `--model text` means. Raises `CliError` when a path cannot be read.
 
-    A name without a slash that is no local folder with a config.json is a catalogue id.
+    A name that is no local folder with a config.json is a catalogue id, or the hub's of a model in
+    the catalogue, as in Qwen/Qwen2.5-1.5B.
     """
     path = Path(text).expanduser()
     if path.is_dir():
@@ -39,7 +40,9 @@ def read_model(text: str) -> ModelChoice:
 
 
 def _is_path(text: str) -> bool:
-    return os.sep in text or text.startswith((".", "~")) or text.endswith(".json")
+    is_hub_id = text.count("/") == 1 and not text.startswith("/") and not Path(text).exists()
+    looks_like_one = os.sep in text and not is_hub_id
+    return looks_like_one or text.startswith((".", "~")) or text.endswith((".json", "/"))
 
 
 def _read_config(path: Path, text: str) -> ModelChoice:

@@ -169,17 +169,24 @@ def catalogue() -> Mapping[str, ModelShape]:
 
 
 def model_by_id(model_id: str) -> ModelShape:
-    """The catalogue's model. Raises `ServiceError` naming `model.model_id`, with close matches."""
-    model = _catalogue_row(model_id)
-    if model is not None:
-        return model
-    known = [row["id"] for row in table("models")["models"]]
+    """The catalogue's model, by its id or the hub's.
+
+    Raises `ServiceError` naming `model.model_id`, with close matches.
+    """
+    rows = table("models")["models"]
+    for row in rows:
+        if (
+            model_id == row["id"]
+            or model_id.lower() == row["weights"].get("hub_id", row["id"]).lower()
+        ):
+            return _catalogue_row(row["id"])
+    known = [row["id"] for row in rows]
     close = difflib.get_close_matches(model_id.lower(), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise invalid_field(
         MODEL_ID_FIELD,
         f"{model_id!r} is not in the catalogue",
-        f"{hint}ListModels has all ids; any other model goes by model.config_json",
+        f"{hint}ListModels has all ids; any other model goes by its config.json",
         reason=ErrorReason.NOT_FOUND,
     )
 
@@ -206,10 +213,10 @@ def _hub_id(name: object) -> str:
 
 
 @cache
-def _catalogue_row(model_id: str) -> ModelShape | None:
+def _catalogue_row(model_id: str) -> ModelShape:
     """One model, without building the others: a fresh process plans for one."""
     rows = table("models")["models"]
-    return next((_catalogue_model(row) for row in rows if row["id"] == model_id), None)
+    return next(_catalogue_model(row) for row in rows if row["id"] == model_id)
 
 
 def _catalogue_model(row: Mapping[str, Any]) -> ModelShape:

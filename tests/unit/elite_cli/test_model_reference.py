@@ -24,6 +24,15 @@ def test_a_plain_name_is_a_catalogue_id() -> None:
     assert read_model("qwen2.5-1.5b") == ModelChoice(model_id="qwen2.5-1.5b")
 
 
+def test_a_hub_id_is_left_to_the_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_model("Qwen/Qwen2.5-1.5B") == ModelChoice(model_id="Qwen/Qwen2.5-1.5B")
+    (tmp_path / "Qwen" / "Qwen2.5-1.5B").mkdir(parents=True)
+    for path in ("Qwen/Qwen2.5-1.5B", "Qwen/none/", "/Qwen", "Qwen/a/b", "Qwen/config.json"):
+        with pytest.raises(CliError, match="--model"):
+            read_model(path)
+
+
 def test_folder_and_file_give_the_same(model_folder: Path) -> None:
     expected = ModelChoice(config_json=CONFIG, folder=model_folder)
     assert read_model(str(model_folder)) == expected

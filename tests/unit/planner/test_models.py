@@ -91,6 +91,14 @@ def test_an_unknown_id_gets_close_matches() -> None:
         model_by_id("qwen2-1.5b")
 
 
+def test_a_model_goes_by_its_hub_id_too() -> None:
+    for name in ("Qwen/Qwen2.5-1.5B", "qwen/qwen2.5-1.5b"):
+        assert model_by_id(name) is model_by_id("qwen2.5-1.5b")
+    for name in ("", "Qwen/Qwen9"):
+        with pytest.raises(ServiceError, match=r"model\.model_id"):
+            model_by_id(name)
+
+
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 64,
