@@ -113,3 +113,8 @@ def test_what_is_not_applied_says_why() -> None:
     for name, row in optimizations().items():
         if row.status != "applied":
             assert row.reason, name
+
+
+def test_ids_are_not_broken_over_lines() -> None:
+    for row in optimizations().values():
+        assert "- " not in f"{row.description} {row.reason}".replace(" - ", " ")
