@@ -51,13 +51,15 @@ def plan(
             fits = _show_cards(cards, json, chart)
         else:
             planned = make_plan(connections, reference, options)
-            fits = _show_plan(planned.response, json, chart)
+            fits = _show_plan(planned.response, choice.tier or 0, json, chart)
     if not fits:
         raise typer.Exit(ExitCode.FAILURE)
 
 
-def _show_plan(response: planner_pb2.PlanResponse, json: bool, chart: Path | None) -> bool:
-    """Prints and draws a plan; True when a tier fits."""
+def _show_plan(
+    response: planner_pb2.PlanResponse, asked: int, json: bool, chart: Path | None
+) -> bool:
+    """Prints and draws a plan; True when a tier, or the one that was asked for, fits."""
     from elite_cli.output import output_console, print_json
 
     if json:
@@ -65,7 +67,7 @@ def _show_plan(response: planner_pb2.PlanResponse, json: bool, chart: Path | Non
     else:
         from elite_cli.render.plan import render_plan_response
 
-        render_plan_response(output_console(), response)
+        render_plan_response(output_console(), response, asked)
     if chart is not None:
         from elite_cli.charts.files import save
         from elite_cli.charts.plan import plan_figure

@@ -107,7 +107,7 @@ def _plan_for(
     planned = make_plan(connections, model, options)
     response = planned.response
     if not response.HasField("chosen"):
-        render_plan_response(error_console(), response)
+        render_plan_response(error_console(), response, options.choice.tier or 0)
         raise CliError("no tier fits, so there is nothing to train")
     if show:
         render_headline(error_console(), response)

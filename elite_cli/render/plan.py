@@ -25,8 +25,13 @@ _WIDE_COLUMNS = 125
 _BAR_COLUMNS, _NARROW_BAR_COLUMNS = 13, 9
 
 
-def render_plan_response(console: Console, response: planner_pb2.PlanResponse) -> None:
-    """Prints the tier table and the chosen plan, or plainly that nothing fits."""
+def render_plan_response(
+    console: Console, response: planner_pb2.PlanResponse, asked: int = 0
+) -> None:
+    """Prints the tier table and the chosen plan, or plainly that nothing fits.
+
+    asked: the one tier that was asked for; 0 where any will do.
+    """
     _render_subject(console, response.model, response.budget)
     chosen = response.chosen.tier if response.HasField("chosen") else 0
     console.print(_tier_table(console, response, chosen))
@@ -35,7 +40,7 @@ def render_plan_response(console: Console, response: planner_pb2.PlanResponse) -
         render_chosen(console, response.chosen, response.budget)
         _render_next(console, response, chosen)
     else:
-        _render_nothing_fits(console, response)
+        _render_nothing_fits(console, response, asked)
     render_notes(console, list(response.notes))
     _render_derivations(console, response.chosen, response.budget)
 
@@ -173,13 +178,18 @@ def _render_remedies(console: Console, reason: str, verdict: planner_pb2.TierVer
         console.print(reason)
 
 
-def _render_nothing_fits(console: Console, response: planner_pb2.PlanResponse) -> None:
-    console.print("[bold red]Nothing fits.[/bold red]")
-    for verdict in response.tiers[:1]:
+def _render_nothing_fits(console: Console, response: planner_pb2.PlanResponse, asked: int) -> None:
+    """Why the tier that was asked for does not fit, or the smallest one."""
+    if asked:
+        verdict = next((one for one in response.tiers if one.tier == asked), None)
+        name = f"Tier {asked}"
+    else:
+        console.print("[bold red]Nothing fits.[/bold red]")
+        verdict = next(iter(response.tiers), None)
+        name = f"Tier {verdict.tier}, the smallest asked for" if verdict else ""
+    if verdict is not None:
         reason = escape(verdict_text(verdict, response.budget))
-        _render_remedies(
-            console, f"Tier {verdict.tier}, the smallest asked for: {reason}.", verdict
-        )
+        _render_remedies(console, f"[bold]{name}[/bold]: {reason}.", verdict)
 
 
 def render_notes(console: Console, notes: list[str]) -> None:

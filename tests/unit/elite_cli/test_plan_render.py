@@ -82,6 +82,14 @@ def test_nothing_fits(width: int) -> None:
     assert "- allow activations-4bit, which is lossy" in text
 
 
+def test_a_tier_that_was_asked_for_says_why_it_does_not_fit() -> None:
+    response = made.plan_response(highest=0)
+    text = words(text_of(lambda console: render_plan_response(console, response, asked=3), 120))
+    assert "Tier 3: lacks" in text
+    assert "the smallest asked for" not in text
+    assert "Nothing fits" not in text
+
+
 def test_time_and_software_verdicts() -> None:
     response = made.plan_response(highest=0)
     first, second = response.tiers[:2]
