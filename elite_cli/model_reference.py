@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elite_cli.errors import bad_option
+from elite_cli.hub import hub_config, is_hub_id
 
 CONFIG_FILE = "config.json"
 # A config.json is a few kilobytes. The planner has the exact limit; this only keeps a folder of
@@ -27,8 +28,8 @@ class ModelChoice:
 def read_model(text: str) -> ModelChoice:
     """What `--model text` means. Raises `CliError` when a path cannot be read.
 
-    A name that is no local folder with a config.json is a catalogue id, or the hub's of a model in
-    the catalogue, as in Qwen/Qwen2.5-1.5B.
+    A name that is no local folder with a config.json is a catalogue id, or a hub id, as in
+    Qwen/Qwen2.5-1.5B; of models that are not in the catalogue the hub has the config.json.
     """
     path = Path(text).expanduser()
     if path.is_dir():
@@ -36,12 +37,19 @@ def read_model(text: str) -> ModelChoice:
             return _read_config(path / CONFIG_FILE, text)
     elif path.is_file() or _is_path(text):
         return _read_config(path, text)
+    if is_hub_id(text) and not _is_in_catalogue(text):
+        return ModelChoice(config_json=hub_config(text))
     return ModelChoice(model_id=text)
 
 
+def _is_in_catalogue(text: str) -> bool:
+    from services.planner.models import catalogue_id  # loads tables
+
+    return catalogue_id(text) is not None
+
+
 def _is_path(text: str) -> bool:
-    is_hub_id = text.count("/") == 1 and not text.startswith("/") and not Path(text).exists()
-    looks_like_one = os.sep in text and not is_hub_id
+    looks_like_one = os.sep in text and not is_hub_id(text)
     return looks_like_one or text.startswith((".", "~")) or text.endswith((".json", "/"))
 
 

@@ -168,19 +168,23 @@ def catalogue() -> Mapping[str, ModelShape]:
     return {row["id"]: _catalogue_model(row) for row in table("models")["models"]}
 
 
+def catalogue_id(name: str) -> str | None:
+    """The id of the catalogue's model that goes by a name: its id, or the hub's in any case."""
+    for row in table("models")["models"]:
+        if name == row["id"] or name.lower() == row["weights"].get("hub_id", row["id"]).lower():
+            return str(row["id"])
+    return None
+
+
 def model_by_id(model_id: str) -> ModelShape:
     """The catalogue's model, by its id or the hub's.
 
     Raises `ServiceError` naming `model.model_id`, with close matches.
     """
-    rows = table("models")["models"]
-    for row in rows:
-        if (
-            model_id == row["id"]
-            or model_id.lower() == row["weights"].get("hub_id", row["id"]).lower()
-        ):
-            return _catalogue_row(row["id"])
-    known = [row["id"] for row in rows]
+    found = catalogue_id(model_id)
+    if found is not None:
+        return _catalogue_row(found)
+    known = [row["id"] for row in table("models")["models"]]
     close = difflib.get_close_matches(model_id.lower(), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise invalid_field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def test_a_plain_name_is_a_catalogue_id() -> None:
 
 def test_a_hub_id_is_left_to_the_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert read_model("Qwen/Qwen2.5-1.5B") == ModelChoice(model_id="Qwen/Qwen2.5-1.5B")
+    for name in ("Qwen/Qwen2.5-1.5B", "qwen/qwen2.5-1.5b"):
+        assert read_model(name) == ModelChoice(model_id=name)
     (tmp_path / "Qwen" / "Qwen2.5-1.5B").mkdir(parents=True)
     for path in ("Qwen/Qwen2.5-1.5B", "Qwen/none/", "/Qwen", "Qwen/a/b", "Qwen/config.json"):
         with pytest.raises(CliError, match="--model"):
@@ -74,3 +76,38 @@ def test_weights_given_by_mistake_are_not_read(tmp_path: Path) -> None:
         file.truncate(LARGEST_CONFIG_BYTES + 1)
     with pytest.raises(CliError, match=r"no config\.json"):
         read_model(str(weights))
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of a hub that cannot be reached. Returns a model's snapshot folder in it."""
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    model = tmp_path / "hub" / "models--someone--their-model"
+    snapshot = model / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("0" * 40)
+    return snapshot
+
+
+def test_a_model_of_the_hub_goes_by_its_config(hub_cache: Path) -> None:
+    (hub_cache / "config.json").write_text('{"model_type": "llama", "_name_or_path": "/tmp/x"}')
+    choice = read_model("someone/their-model")
+    assert choice.folder is None
+    assert json.loads(choice.config_json) == {
+        "model_type": "llama", "_name_or_path": "someone/their-model",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [None, "not JSON", "[]"])
+def test_a_config_that_the_hub_does_not_give(hub_cache: Path, content: str | None) -> None:
+    if content is not None:
+        (hub_cache / "config.json").write_text(content)
+    with pytest.raises(CliError, match="someone/their-model") as raised:
+        read_model("someone/their-model")
+    assert raised.value.exit_code == ExitCode.BAD_INPUT
+    assert "config.json" in raised.value.lines[0]
