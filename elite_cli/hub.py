@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -24,11 +25,12 @@ def hub_config(hub_id: str) -> str:
     Settings are the hub library's own: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE. Raises `CliError` when it
     cannot be had.
     """
-    from huggingface_hub import hf_hub_download, logging
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 
     print(f"looking for {hub_id} on the hub", file=sys.stderr)
-    logging.set_verbosity_error()  # it tells of every one of its retries
+    # It tells of every one of its retries.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         path = Path(hf_hub_download(hub_id, "config.json"))
         config = json.loads(path.read_text(encoding="utf-8"))
