@@ -58,6 +58,8 @@ def render_run(console: Console, run: trainer_pb2.Run) -> None:
     if run.worker_name:
         table.add_row("worker", f"{escape(run.worker_name)}, attempt {run.attempt_count}")
     _add_figures(table, run)
+    if run.progress.step_phases.ListFields():
+        table.add_row("last step", _phases(run.progress.step_phases))
     console.print(table)
     _render_error(console, run)
 
@@ -115,6 +117,15 @@ def _memory(progress: trainer_pb2.RunProgress) -> str:
     if predicted:
         text += f", {format_bytes(predicted)} predicted ({predicted / measured - 1:+.1%})"
     return text
+
+
+def _phases(phases: trainer_pb2.StepPhases) -> str:
+    """ "forward 12 s, loss 1 s, backward 30 s, optimizer 0.1 s"."""
+    parts = [
+        f"{field.name.removesuffix('_seconds')} {format_duration(seconds)}"
+        for field, seconds in phases.ListFields()
+    ]
+    return ", ".join(parts)
 
 
 def _render_error(console: Console, run: trainer_pb2.Run) -> None:

@@ -30,6 +30,11 @@ def _of_run(metric: str) -> str:
     return f'{metric} * on (instance) group_left (run_id) elite_trainer_run_info{{run_id="$run"}}'
 
 
+def _moved(path: str) -> str:
+    """Bytes a second of the chosen run."""
+    return _of_run(f"rate(elite_trainer_{path}_bytes_total[$__rate_interval])")
+
+
 def _rate(metric: str, by: str) -> str:
     return f"sum by ({by}) (rate({metric}[$__rate_interval]))"
 
@@ -194,10 +199,18 @@ RUNS = Dashboard(
                 Query(_of_run("elite_trainer_last_step_seconds"), "measured"),
                 Query(_of_run("elite_trainer_predicted_step_seconds"), "predicted"),
             ), "s"),
-            Panel("Transfers to page files", (Query(
-                _of_run("rate(elite_trainer_disk_written_bytes_total[$__rate_interval])"),
-                "written",
-            ),), "Bps", text="What crosses the bus to the host's memory is not measured."),
+            Panel("Phases of a step", (
+                Query(_of_run("elite_trainer_last_step_phase_seconds"), "{{phase}}"),
+            ), "s", text="Of the last one, on the device where there is one. What lies between "
+                         "(reading data, saving) is in none."),
+            Panel("Transfers over the bus", (
+                Query(_moved("host_to_device"), "to the device"),
+                Query(_moved("device_to_host"), "to the host"),
+            ), "Bps", text="Weights and activations of the steps that ended."),
+            Panel("Transfers to page files", (
+                Query(_moved("disk_read"), "read"),
+                Query(_moved("disk_written"), "written"),
+            ), "Bps", text="Of the steps that ended."),
         )),
         Row("Memory", (
             Panel("Device memory", (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,21 +15,26 @@ from services.trainer.engine.key_value_heads import convert_and_measure
 from services.trainer.engine.models import DTYPES
 from services.trainer.engine.probe import attention_kernel_in_use, check_logits
 from services.trainer.engine.quantization import quantise_layer
-from services.trainer.engine.recomputation import recompute_in_backward
+from services.trainer.engine.recomputation import HostInputs, recompute_in_backward
 from services.trainer.engine.streaming.codecs import EXACT
 from services.trainer.engine.streaming.self_check import check_streaming
 from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.streaming.stores import Place
 from services.trainer.engine.streaming.weights import StreamedWeights
+from services.trainer.engine.transfers import Mover
 
 
 @dataclass(frozen=True)
 class AppliedPlan:
-    """A model as the plan wants it (with adapters: a PEFT model), and what was done, in order."""
+    """A model as the plan wants it (with adapters: a PEFT model), and what was done, in order.
+
+    movers: parts of the model that move bytes while it runs.
+    """
 
     model: Any
     attention_kernel: str
     steps: list[str]
+    movers: list[Mover] = field(default_factory=list)
 
 
 def apply_plan(
@@ -44,6 +49,7 @@ def apply_plan(
     execution = plan.execution
     dtype = DTYPES[execution.compute_dtype]
     applied = []
+    movers: list[Mover] = []
 
     # 0. Fewer key-value heads, before anything is made for the old ones.
     if execution.key_value_head_count:
@@ -68,6 +74,7 @@ def apply_plan(
     applied.append(f"base in {_name(dtype)} on {device}")
     if weights:
         weights.install()
+        movers.append(weights)
         applied.append(f"weights: {weights.description}")
 
     # 3. Adapters, on modules that are where they will stay.
@@ -86,19 +93,23 @@ def apply_plan(
         kernel = check_streaming(model, settings)
         applied.append(f"streaming: {_described(settings)}, block attention on {kernel}")
     elif execution.checkpoint_policy != planner_pb2.CHECKPOINT_POLICY_NONE:
-        applied.append(_recompute(model, plan, device))
-    return AppliedPlan(adapted, kernel, applied)
+        host_inputs = HostInputs()
+        movers.append(host_inputs)
+        applied.append(_recompute(model, plan, device, host_inputs))
+    return AppliedPlan(adapted, kernel, applied, movers)
 
 
-def _recompute(model: Any, plan: planner_pb2.Plan, device: torch.device) -> str:
+def _recompute(
+    model: Any, plan: planner_pb2.Plan, device: torch.device, host_inputs: HostInputs
+) -> str:
     execution = plan.execution
     on_host = execution.layer_inputs.placement == planner_pb2.PLACEMENT_HOST
     _refuse_host(on_host, device)
     selective = execution.checkpoint_policy == planner_pb2.CHECKPOINT_POLICY_SELECTIVE
     for layer in decoder_layers(model):
         recompute_in_backward(
-            layer, keep_input_on_host=on_host, keep_attention_output=selective,
-            has_dropout=plan.lora.dropout > 0,
+            layer, keep_input_on_host=on_host, host_inputs=host_inputs,
+            keep_attention_output=selective, has_dropout=plan.lora.dropout > 0,
         )  # fmt: skip
     kept = "inputs and attention outputs" if selective else "inputs"
     return f"recompute every layer, {kept} on {'host' if on_host else 'device'}"

@@ -18,6 +18,8 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from services.trainer.engine.transfers import Moved
+
 _ATEN = torch.ops.aten
 # What selective recomputation keeps: output and log-sum-exp of every fused kernel there is.
 _ATTENTION_OPERATIONS = frozenset(
@@ -30,19 +32,35 @@ _ATTENTION_OPERATIONS = frozenset(
 )
 
 
+class HostInputs:
+    """Counts layer inputs that go to host memory in forward, and come back in backward."""
+
+    # Forward's thread adds to the one, autograd's to the other.
+    saved_bytes = 0
+    fetched_bytes = 0
+
+    @property
+    def moved(self) -> Moved:
+        """So far."""
+        return Moved(self.fetched_bytes, self.saved_bytes)
+
+
 def recompute_in_backward(
     layer: nn.Module,
     *,
     keep_input_on_host: bool,
+    host_inputs: HostInputs | None = None,
     keep_attention_output: bool = False,
     has_dropout: bool = False,
 ) -> None:
     """Makes `layer` save nothing but its input, (B, S, E), on its device or in host memory.
 
+    host_inputs: counts those in host memory.
     keep_attention_output: attention's output and log-sum-exp are saved too, on the device, so that
     the recompute leaves attention out (selective checkpointing, https://arxiv.org/abs/2205.05198).
     """
     forward: Callable[..., Any] = layer.forward
+    counts = host_inputs or HostInputs()
     contexts: dict[str, Any] = {"context_fn": _keeping_attention} if keep_attention_output else {}
 
     @functools.wraps(forward)
@@ -56,7 +74,7 @@ def recompute_in_backward(
         )  # fmt: skip
         if not keep_input_on_host:
             return run()
-        with _saved_on_host(hidden_states):
+        with _saved_on_host(hidden_states, counts):
             return run()
 
     layer.forward = recomputed
@@ -72,7 +90,7 @@ def _policy(_: Any, operation: Any, *_arguments: Any, **_options: Any) -> Checkp
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _saved_on_host(hidden_states: torch.Tensor) -> saved_tensors_hooks:
+def _saved_on_host(hidden_states: torch.Tensor, counts: HostInputs) -> saved_tensors_hooks:
     """Hooks that move one tensor to pinned host memory when autograd saves it, and back.
 
     Other tensors of the layer's arguments (rotary tables) are shared by all layers and stay.
@@ -85,11 +103,15 @@ def _saved_on_host(hidden_states: torch.Tensor) -> saved_tensors_hooks:
             return False, tensor
         on_host = torch.empty_like(tensor, device="cpu", pin_memory=device.type == "cuda")
         on_host.copy_(tensor, non_blocking=True)
+        counts.saved_bytes += tensor.nbytes
         return True, on_host
 
     def unpack(packed: tuple[bool, torch.Tensor]) -> torch.Tensor:
         is_moved, tensor = packed
-        return tensor.to(device, non_blocking=True) if is_moved else tensor
+        if not is_moved:
+            return tensor
+        counts.fetched_bytes += tensor.nbytes
+        return tensor.to(device, non_blocking=True)
 
     hidden_states_shape = hidden_states.shape
     return saved_tensors_hooks(pack, unpack)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from services.trainer.engine.optimizer import make_optimizer
 from services.trainer.engine.preflight import check_host_memory
 from services.trainer.engine.saving import RunSaver, hooks_of, make_step_journal
 from services.trainer.engine.specification import Specification
+from services.trainer.engine.step_meter import StepMeter
 from services.trainer.engine.stop_signal import StopSignal
 from services.trainer.engine.streaming.codec_check import check_codec
 from services.trainer.engine.streaming.settings import StreamingSettings
@@ -87,6 +88,7 @@ class Loaded:
     model: Any  # with adapters (PEFT)
     executor: Executor
     tracker: MemoryTracker
+    meter: StepMeter
 
 
 def execute(run: Run, *, resume: bool) -> None:
@@ -158,13 +160,15 @@ def _load_model(run: Run, location: str, dataset: Dataset, journal: StepJournal 
     check_host_memory(plan)
     model = load_model(location, plan)
     parameter_count = sum(parameter.numel() for parameter in model.parameters())
-    tracker = memory_tracker(device)
+    tracker, meter = memory_tracker(device), StepMeter(device)
     with tracker:
         sample_bs = as_batch((dataset.held_out or dataset.training)[0], _HOST)
         applied = apply_plan(model, plan, device, run.specification.training.seed, sample_bs)
         measured = _check_codec(run, applied.model, model, dataset)
         folder = journal.folder if journal else None
-        executor = make_executor(model, plan, run.run_directory, folder)
+        executor = make_executor(model, plan, run.run_directory, folder, meter)
+    for mover in applied.movers:
+        meter.count(mover)
     event = trainer_pb2.ModelLoaded(
         parameter_count=parameter_count,
         trainable_parameter_count=sum(p.numel() for p in trainable_parameters(applied.model)),
@@ -175,7 +179,7 @@ def _load_model(run: Run, location: str, dataset: Dataset, journal: StepJournal 
         applied=[*applied.steps, *measured],
     )
     run.events.emit(model_loaded=event)
-    return Loaded(applied.model, executor, tracker)
+    return Loaded(applied.model, executor, tracker, meter)
 
 
 def _check_codec(run: Run, adapted: Any, model: Any, dataset: Dataset) -> list[str]:
@@ -210,7 +214,7 @@ def _train(run: Run, loaded: Loaded, dataset: Dataset, state: RunState) -> None:
         state.journal.hooks = hooks_of(saver, lambda: run.stop.requested)
     stepper = Stepper(
         loaded.executor, optimizer, parameters, dataset.training, training, _HOST,
-        saver.position.loss_scale, state.journal,
+        saver.position.loss_scale, state.journal, loaded.meter.phases,
     )  # fmt: skip
     run.events.phase("train")
     with run.stop.deferred():
@@ -233,12 +237,14 @@ def _save_if_due(run: Run, saver: RunSaver, journal: StepJournal | None) -> None
 
 
 def _run_step(run: Run, loaded: Loaded, stepper: Stepper, step: int) -> None:
-    specification = run.specification
-    started, written_before = time.perf_counter(), loaded.executor.disk_written_bytes
+    specification, meter = run.specification, loaded.meter
+    started, moved_before = time.perf_counter(), meter.moved
     with loaded.tracker:
         loaded.tracker.reset_peak()
         result = stepper.run(step)
+    phases = meter.phases.take()  # the device is done when it comes back
     seconds = time.perf_counter() - started
+    moved = meter.moved - moved_before
     tokens = specification.window_tokens * specification.training.gradient_accumulation_steps
     completed = trainer_pb2.StepCompleted(
         step=step + 1,
@@ -251,7 +257,8 @@ def _run_step(run: Run, loaded: Loaded, stepper: Stepper, step: int) -> None:
         measured_peak_bytes=loaded.tracker.peak_bytes,
         predicted_peak_bytes=_predicted_tensor_bytes(specification),
         host_peak_bytes=host_peak_bytes(),
-        disk_written_bytes=loaded.executor.disk_written_bytes - written_before,
+        phases=trainer_pb2.StepPhases(**{f"{name}_seconds": s for name, s in phases.items()}),
+        **asdict(moved),
     )
     run.events.emit(step_completed=completed)
 

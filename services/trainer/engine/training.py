@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from services.trainer.engine.executors import Executor
 from services.trainer.engine.failures import DIVERGED, EngineError
 from services.trainer.engine.optimizer import clip_gradients, learning_rate_at
 from services.trainer.engine.specification import Training
+from services.trainer.engine.step_meter import OPTIMIZER, PhaseClock
 from services.trainer.engine.streaming.step_journal import StepJournal
 
 # float16 loses gradients below 6e-8; this lifts them, and is halved when the largest overflow.
@@ -39,7 +40,7 @@ class StepResult:
 class Stepper:
     """Everything a step needs. `loss_scale` is the only thing steps change here.
 
-    journal: where steps are saved in the middle, if they are.
+    journal: where steps are saved in the middle, if they are. phases: the executor's clock.
     """
 
     executor: Executor
@@ -50,6 +51,7 @@ class Stepper:
     device: torch.device
     loss_scale: float
     journal: StepJournal | None = None
+    phases: PhaseClock = field(default_factory=PhaseClock)
 
     def run(self, step: int) -> StepResult:
         """Runs step number `step`, from 0.
@@ -66,8 +68,9 @@ class Stepper:
         rate = learning_rate_at(step, self.training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with self.phases.timed(OPTIMIZER):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         return StepResult(loss, norm, rate)
 
     def _gradients(self, step: int) -> tuple[float, float]:
@@ -82,11 +85,12 @@ class Stepper:
             losses.append(self.executor.step(batch, scale, self.journal))
             if not math.isfinite(losses[-1]):
                 raise self._diverged(step, "loss", losses[-1])
-        norm = clip_gradients(
-            self.parameters,
-            max_norm=self.training.max_gradient_norm,
-            gradient_scale=self.loss_scale,
-        )
+        with self.phases.timed(OPTIMIZER):
+            norm = clip_gradients(
+                self.parameters,
+                max_norm=self.training.max_gradient_norm,
+                gradient_scale=self.loss_scale,
+            )
         return sum(losses) / count, norm
 
     def _losses_so_far(self, step: int) -> list[float]:

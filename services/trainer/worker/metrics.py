@@ -25,6 +25,8 @@ START_BUCKETS_SECONDS = (1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400, 60
 
 # As the engine announces them.
 PHASES = ("prepare_data", "load_model", "evaluate", "train", "save")
+# Of a step, as `StepPhases` names them.
+STEP_PHASES = ("forward", "loss", "backward", "optimizer")
 # What became of a queue message.
 DELIVERIES = ("started", "started_again", "ignored")
 # Why a plan is replaced.
@@ -65,6 +67,16 @@ _OF_RUN: Mapping[str, tuple[str, Callable[[trainer_pb2.Run], float]]] = {
     "run_attempts": ("How often the run was taken up.", lambda run: run.attempt_count),
     "run_replans": ("How often the run's plan was replaced.", lambda run: run.replan_count),
 }  # fmt: skip
+_MOVED: Mapping[str, tuple[str, Callable[[trainer_pb2.StepCompleted], int]]] = {
+    "host_to_device_bytes": (
+        "Weights and activations copied to the device.", lambda step: step.host_to_device_bytes
+    ),
+    "device_to_host_bytes": (
+        "Activations copied from the device.", lambda step: step.device_to_host_bytes
+    ),
+    "disk_read_bytes": ("Read from page files.", lambda step: step.disk_read_bytes),
+    "disk_written_bytes": ("Written to page files.", lambda step: step.disk_written_bytes),
+}  # fmt: skip
 _PREFIX = "elite_trainer_"
 
 
@@ -93,8 +105,15 @@ class WorkerMetrics:
             f"{_PREFIX}tokens", "Tokens trained on, context and target.", registry=registry
         )
         self._steps = Counter(f"{_PREFIX}steps", "Optimiser steps done.", registry=registry)
-        self._disk_written = Counter(
-            f"{_PREFIX}disk_written_bytes", "Written to page files.", registry=registry
+        self._moved = {
+            name: Counter(_PREFIX + name, text, registry=registry)
+            for name, (text, _) in _MOVED.items()
+        }
+        self._step_phases = Gauge(
+            f"{_PREFIX}last_step_phase_seconds",
+            "Seconds of the last step by phase.",
+            ["phase"],
+            registry=registry,
         )
         self._step_seconds = Histogram(
             f"{_PREFIX}step_seconds",
@@ -145,7 +164,11 @@ class WorkerMetrics:
             self._of_step[name].set(value_of(step))
         self._tokens.inc(tokens)
         self._steps.inc()
-        self._disk_written.inc(step.disk_written_bytes)
+        for name, (_, bytes_of) in _MOVED.items():
+            self._moved[name].inc(bytes_of(step))
+        for phase in STEP_PHASES if step.HasField("phases") else ():
+            seconds = getattr(step.phases, f"{phase}_seconds")
+            self._step_phases.labels(phase).set(seconds)
         self._step_seconds.observe(step.step_seconds)
         self._progress_at.set_to_current_time()
 
@@ -171,6 +194,8 @@ class WorkerMetrics:
     def _forget_run(self) -> None:
         self._info.clear()
         self.phase_started("")
+        for phase in STEP_PHASES:
+            self._step_phases.labels(phase).set(nan)
         for gauge in (*self._of_step.values(), *self._of_run.values(), self._progress_at):
             gauge.set(nan)
 

@@ -59,6 +59,7 @@ class ProgressTracker:
         progress.step_seconds = step.step_seconds
         progress.tokens_per_second = step.tokens_per_second
         progress.measured_peak_bytes = max(progress.measured_peak_bytes, step.measured_peak_bytes)
+        progress.step_phases.CopyFrom(step.phases)
         if step.predicted_peak_bytes:
             progress.predicted_peak_bytes = step.predicted_peak_bytes
         self._step_seconds.append(step.step_seconds)

@@ -91,6 +91,11 @@ def test_the_figures_of_a_run_are_filled_in(uninterrupted: Ended) -> None:
         assert step.host_peak_bytes > step.measured_peak_bytes
         assert step.tokens_per_second == pytest.approx(64 / step.step_seconds)
         assert step.gradient_norm > 0
+        phases = [seconds for _, seconds in step.phases.ListFields()]
+        assert len(phases) == 4
+        assert step.step_seconds / 2 < sum(phases) <= step.step_seconds
+        # All of it is on the device.
+        assert step.host_to_device_bytes == step.device_to_host_bytes == step.disk_read_bytes == 0
     rates = [step.learning_rate for step in uninterrupted.of("step_completed")]
     assert max(rates) == rates[1] == pytest.approx(0.02)
 

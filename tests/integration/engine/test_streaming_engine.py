@@ -70,6 +70,12 @@ def test_a_streamed_run_has_the_losses_of_a_resident_one(tmp_path: Path, residen
     # attention outputs of two layers and of the two chunks that hold targets in the last.
     written = {step.disk_written_bytes for step in ended.of("step_completed")}
     assert written == {(4 + 12 + 10) * 4096}
+    for step in ended.of("step_completed"):
+        assert step.disk_read_bytes >= step.disk_written_bytes
+        assert step.disk_read_bytes % 4096 == 0
+        phases = [seconds for _, seconds in step.phases.ListFields()]
+        assert len(phases) == 4
+        assert sum(phases) <= step.step_seconds
     left = [path.name for path in workspace.run_directory("whole").iterdir()]
     assert not [name for name in left if name.startswith("elite-pages")]
 

@@ -76,6 +76,16 @@ def test_the_summary_of_a_run() -> None:
         assert expected in text, expected
 
 
+def test_a_run_shows_where_the_time_of_its_last_step_went() -> None:
+    run = finished_run()
+    assert "last step" not in text_of(lambda console: render_run(console, run), 100)
+    run.progress.step_phases.CopyFrom(
+        trainer_pb2.StepPhases(forward_seconds=3, backward_seconds=8.5, optimizer_seconds=0.25)
+    )
+    text = text_of(lambda console: render_run(console, run), 100)
+    assert "forward 3.00 s, backward 8.50 s, optimizer 250 ms" in " ".join(text.split())
+
+
 def test_a_failed_run_shows_cause_and_log() -> None:
     run = trainer_pb2.Run(run_id="01K", state=trainer_pb2.RUN_STATE_FAILED)
     run.error.cause = trainer_pb2.FAILURE_CAUSE_HOST_OUT_OF_MEMORY

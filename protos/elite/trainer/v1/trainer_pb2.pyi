@@ -256,7 +256,7 @@ class Run(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., request_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[_Union[RunProgress, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ..., adapter_path: _Optional[str] = ..., attempt_count: _Optional[int] = ..., worker_name: _Optional[str] = ..., cancel_requested: _Optional[bool] = ..., status_detail: _Optional[str] = ..., pause_requested: _Optional[bool] = ..., replan_count: _Optional[int] = ..., device_class: _Optional[str] = ..., submitted_by: _Optional[str] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class RunProgress(_message.Message):
-    __slots__ = ("completed_steps", "total_steps", "loss", "step_seconds", "tokens_per_second", "measured_peak_bytes", "predicted_peak_bytes", "held_out_loss_before", "held_out_loss_after")
+    __slots__ = ("completed_steps", "total_steps", "loss", "step_seconds", "tokens_per_second", "measured_peak_bytes", "predicted_peak_bytes", "held_out_loss_before", "held_out_loss_after", "step_phases")
     COMPLETED_STEPS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -266,6 +266,7 @@ class RunProgress(_message.Message):
     PREDICTED_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
     HELD_OUT_LOSS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     HELD_OUT_LOSS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    STEP_PHASES_FIELD_NUMBER: _ClassVar[int]
     completed_steps: int
     total_steps: int
     loss: float
@@ -275,7 +276,8 @@ class RunProgress(_message.Message):
     predicted_peak_bytes: int
     held_out_loss_before: float
     held_out_loss_after: float
-    def __init__(self, completed_steps: _Optional[int] = ..., total_steps: _Optional[int] = ..., loss: _Optional[float] = ..., step_seconds: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., measured_peak_bytes: _Optional[int] = ..., predicted_peak_bytes: _Optional[int] = ..., held_out_loss_before: _Optional[float] = ..., held_out_loss_after: _Optional[float] = ...) -> None: ...
+    step_phases: StepPhases
+    def __init__(self, completed_steps: _Optional[int] = ..., total_steps: _Optional[int] = ..., loss: _Optional[float] = ..., step_seconds: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., measured_peak_bytes: _Optional[int] = ..., predicted_peak_bytes: _Optional[int] = ..., held_out_loss_before: _Optional[float] = ..., held_out_loss_after: _Optional[float] = ..., step_phases: _Optional[_Union[StepPhases, _Mapping]] = ...) -> None: ...
 
 class RunError(_message.Message):
     __slots__ = ("cause", "message", "stderr_tail")
@@ -369,7 +371,7 @@ class ModelLoaded(_message.Message):
     def __init__(self, parameter_count: _Optional[int] = ..., trainable_parameter_count: _Optional[int] = ..., attention_kernel: _Optional[str] = ..., device_name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., applied: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StepCompleted(_message.Message):
-    __slots__ = ("step", "total_steps", "loss", "gradient_norm", "learning_rate", "step_seconds", "tokens_per_second", "measured_peak_bytes", "predicted_peak_bytes", "host_peak_bytes", "disk_written_bytes")
+    __slots__ = ("step", "total_steps", "loss", "gradient_norm", "learning_rate", "step_seconds", "tokens_per_second", "measured_peak_bytes", "predicted_peak_bytes", "host_peak_bytes", "disk_written_bytes", "phases", "host_to_device_bytes", "device_to_host_bytes", "disk_read_bytes")
     STEP_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -381,6 +383,10 @@ class StepCompleted(_message.Message):
     PREDICTED_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
     HOST_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PHASES_FIELD_NUMBER: _ClassVar[int]
+    HOST_TO_DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_TO_HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_READ_BYTES_FIELD_NUMBER: _ClassVar[int]
     step: int
     total_steps: int
     loss: float
@@ -392,7 +398,23 @@ class StepCompleted(_message.Message):
     predicted_peak_bytes: int
     host_peak_bytes: int
     disk_written_bytes: int
-    def __init__(self, step: _Optional[int] = ..., total_steps: _Optional[int] = ..., loss: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., learning_rate: _Optional[float] = ..., step_seconds: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., measured_peak_bytes: _Optional[int] = ..., predicted_peak_bytes: _Optional[int] = ..., host_peak_bytes: _Optional[int] = ..., disk_written_bytes: _Optional[int] = ...) -> None: ...
+    phases: StepPhases
+    host_to_device_bytes: int
+    device_to_host_bytes: int
+    disk_read_bytes: int
+    def __init__(self, step: _Optional[int] = ..., total_steps: _Optional[int] = ..., loss: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., learning_rate: _Optional[float] = ..., step_seconds: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., measured_peak_bytes: _Optional[int] = ..., predicted_peak_bytes: _Optional[int] = ..., host_peak_bytes: _Optional[int] = ..., disk_written_bytes: _Optional[int] = ..., phases: _Optional[_Union[StepPhases, _Mapping]] = ..., host_to_device_bytes: _Optional[int] = ..., device_to_host_bytes: _Optional[int] = ..., disk_read_bytes: _Optional[int] = ...) -> None: ...
+
+class StepPhases(_message.Message):
+    __slots__ = ("forward_seconds", "loss_seconds", "backward_seconds", "optimizer_seconds")
+    FORWARD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BACKWARD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    forward_seconds: float
+    loss_seconds: float
+    backward_seconds: float
+    optimizer_seconds: float
+    def __init__(self, forward_seconds: _Optional[float] = ..., loss_seconds: _Optional[float] = ..., backward_seconds: _Optional[float] = ..., optimizer_seconds: _Optional[float] = ...) -> None: ...
 
 class Evaluated(_message.Message):
     __slots__ = ("before_training", "loss", "window_count", "step")

@@ -11,6 +11,7 @@ from elite.planner.v1 import planner_pb2
 from services.trainer.engine.executors.resident import ResidentExecutor
 from services.trainer.engine.executors.streaming import StreamingExecutor
 from services.trainer.engine.failures import INTERNAL, EngineError
+from services.trainer.engine.step_meter import StepMeter
 from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.streaming.step_journal import StepJournal
 
@@ -43,18 +44,20 @@ class Executor(Protocol):
 
 def make_executor(
     model: Any, plan: planner_pb2.Plan, page_folder: Path | None = None,
-    journal_folder: Path | None = None,
+    journal_folder: Path | None = None, meter: StepMeter | None = None,
 ) -> Executor:  # fmt: skip
     """The executor the plan names, for the Hugging Face model that `apply_plan` has changed.
 
-    page_folder: where page files go; journal_folder: those of a step that is saved in the middle.
+    page_folder: where page files go; journal_folder: those of a step that is saved in the middle;
+    meter: measures the steps.
     Raises `EngineError` for an executor this engine does not
     know, and for a disk without room.
     """
     if plan.execution.executor == planner_pb2.EXECUTOR_RESIDENT:
-        return ResidentExecutor(model, plan)
+        return ResidentExecutor(model, plan, meter)
     if plan.execution.executor == planner_pb2.EXECUTOR_STREAMING:
-        return StreamingExecutor(model, StreamingSettings.of(plan, page_folder, journal_folder))
+        settings = StreamingSettings.of(plan, page_folder, journal_folder)
+        return StreamingExecutor(model, settings, meter)
     raise EngineError(
         INTERNAL, f"plan.execution.executor is {plan.execution.executor}", "plan again"
     )

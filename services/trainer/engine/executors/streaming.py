@@ -19,6 +19,7 @@ import torch
 
 from services.trainer.engine.failures import INTERNAL, EngineError
 from services.trainer.engine.loss import OutputHead
+from services.trainer.engine.step_meter import BACKWARD, FORWARD, LOSS, StepMeter
 from services.trainer.engine.streaming.adapter_gradients import AdapterGradients
 from services.trainer.engine.streaming.anatomy import examine
 from services.trainer.engine.streaming.attention_calls import (
@@ -55,8 +56,10 @@ class StreamingExecutor:
     A model belongs to the executor made for it last.
     """
 
-    def __init__(self, model: Any, settings: StreamingSettings) -> None:
-        """`model` is the Hugging Face model with its adapters inside.
+    def __init__(
+        self, model: Any, settings: StreamingSettings, meter: StepMeter | None = None
+    ) -> None:
+        """`model` is the Hugging Face model with its adapters inside. meter: measures the steps.
 
         Raises `EngineError` (BAD_MODEL) for a model or kernel that cannot do it exactly.
         """
@@ -69,6 +72,9 @@ class StreamingExecutor:
         self._kernel = choose_kernel(settings.attention_kernel, self._anatomy.heads)
         self._loss = TargetLoss(self.parts, head, settings.target_tokens, settings.loss_tile_rows)
         self._workspace = Workspace(self._anatomy, settings, self._device)
+        meter = meter or StepMeter(self._device)
+        meter.count(self._workspace)
+        self._phases = meter.phases
         # Which layer's keys the workspace holds, of the whole window.
         self._keys_are_of: int | None = None
         # First layer of the segment whose inputs have been made again.
@@ -82,13 +88,15 @@ class StreamingExecutor:
     @property
     def disk_written_bytes(self) -> int:
         """Bytes written to page files so far."""
-        return self._workspace.disk_written_bytes
+        return self._workspace.moved.disk_written_bytes
 
     def step(
         self, window_bs: torch.Tensor, gradient_scale: float, journal: StepJournal | None = None
     ) -> float:
         """Loss of a window; adds `gradient_scale` times its gradient to the adapters' `.grad`."""
-        return float(self.backward(window_bs, gradient_scale, journal))
+        loss = self.backward(window_bs, gradient_scale, journal)
+        self._phases.settle()
+        return float(loss)
 
     def backward(
         self, window_bs: torch.Tensor, gradient_scale: float, journal: StepJournal | None = None
@@ -101,11 +109,14 @@ class StreamingExecutor:
         with frequencies_of_window(self._model, window.tokens, self._device):
             for stage in range(done, count):
                 if stage < window.layers:
-                    self._forward_layer(window, stage, is_training=True)
+                    with self._phases.timed(FORWARD):
+                        self._forward_layer(window, stage, is_training=True)
                 elif stage == window.layers:
-                    loss = self._mean_loss(window, gradient_scale)
+                    with self._phases.timed(LOSS):
+                        loss = self._mean_loss(window, gradient_scale)
                 else:
-                    self._backward_layer(window, count - 1 - stage)
+                    with self._phases.timed(BACKWARD):
+                        self._backward_layer(window, count - 1 - stage)
                 if journal:
                     journal.boundary(self._workspace, (stage + 1, count), loss)
         return loss

@@ -5,21 +5,26 @@ On CUDA they have a stream of their own; on the CPU copies simply happen in orde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 
 # What the computation had been asked to do at some moment; None on the CPU.
 Moment = torch.cuda.Event | None
+# Target and source, of one size.
+Copy = tuple[torch.Tensor, torch.Tensor]
 
 
 class CopyStream:
-    """One direction of copies, through numbered buffers."""
+    """One direction of copies, through numbered buffers. One thread asks for them.
+
+    copied_bytes: of all copies that were started.
+    """
 
     def __init__(self, device: torch.device, buffers: int) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._done = [torch.cuda.Event() for _ in range(buffers if self._stream else 0)]
+        self.copied_bytes = 0
 
     def now(self) -> Moment:
         """The computation's present moment: until then it may use the buffers."""
@@ -28,17 +33,19 @@ class CopyStream:
         event: torch.cuda.Event = torch.cuda.current_stream(self._stream.device).record_event()
         return event
 
-    @contextmanager
-    def copying(self, buffer: int, after: Moment = None) -> Iterator[None]:
-        """Copies issued inside run beside the computation, once it has passed `after`, or now."""
+    def copy(self, copies: Iterable[Copy], buffer: int, after: Moment = None) -> None:
+        """Starts copies through a buffer.
+
+        They run beside the computation, once it has passed `after`, or now.
+        """
         if not self._stream:
-            yield
+            self._copy(copies)
             return
         moment = after or self.now()
         assert moment is not None  # there is a stream
         self._stream.wait_event(moment)
         with torch.cuda.stream(self._stream):
-            yield
+            self._copy(copies)
             self._done[buffer].record(self._stream)
 
     def wait_for(self, buffer: int) -> None:
@@ -55,3 +62,8 @@ class CopyStream:
         """The calling thread goes on only when the last copy through this buffer is done."""
         if self._stream:
             self._done[buffer].synchronize()
+
+    def _copy(self, copies: Iterable[Copy]) -> None:
+        for target, source in copies:
+            target.copy_(source, non_blocking=True)
+            self.copied_bytes += target.nbytes

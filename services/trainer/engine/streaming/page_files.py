@@ -24,6 +24,7 @@ import torch
 from services.trainer.engine.failures import DISK_CORRUPT, DISK_FULL, EngineError
 from services.trainer.engine.memory_tracking import counted_as_host
 from services.trainer.engine.streaming.copy_stream import CopyStream, Moment
+from services.trainer.engine.transfers import Moved
 
 # Direct I/O wants offsets, sizes and addresses in multiples of the disk's block.
 BLOCK_BYTES = 4096
@@ -47,15 +48,15 @@ def page_file_name(store: str) -> str:
 class PageFile:
     """Numbered pages of `page_bytes`, in whole blocks.
 
-    checksums: of every page written; written_bytes: so far. Memory is read and written from a block
-    boundary on (`block_aligned`).
+    checksums: of every page written; read_bytes, written_bytes: so far. Memory is read and written
+    from a block boundary on (`block_aligned`).
     """
 
     def __init__(self, count: int, page_bytes: int, place: PageFilePlace) -> None:
         """Raises `EngineError` (DISK_FULL) when the folder has no room for all pages."""
         self.page_bytes = -(-page_bytes // BLOCK_BYTES) * BLOCK_BYTES
         self.checksums: dict[int, int] = {}
-        self.written_bytes = 0
+        self.read_bytes = self.written_bytes = 0
         self._file = _allocated(place, count * self.page_bytes)
 
     def write(self, page: int, data: npt.NDArray[np.uint8]) -> None:
@@ -70,6 +71,7 @@ class PageFile:
         Raises `EngineError` (DISK_CORRUPT) for one that is not as it was written, and `OSError`.
         """
         self._transfer(os.preadv, page, data)
+        self.read_bytes += self.page_bytes
         if _checksum(data) != self.checksums[page]:
             problem = f"page {page} of a page file is not what was written to it"
             raise EngineError(DISK_CORRUPT, problem, "check the disk; earlier checkpoints are kept")
@@ -111,9 +113,14 @@ class FilePages:
         self._requests: list[Future[None] | None] = [None] * len(self._host)
 
     @property
-    def written_bytes(self) -> int:
-        """Bytes written to the disk so far."""
-        return self.file.written_bytes
+    def moved(self) -> Moved:
+        """So far. Where the device is the host itself, the disk reads from and writes to it."""
+        return Moved(
+            host_to_device_bytes=self._loads.copied_bytes,
+            device_to_host_bytes=self._saves.copied_bytes,
+            disk_read_bytes=self.file.read_bytes,
+            disk_written_bytes=self.file.written_bytes,
+        )
 
     def load(self, page: int, buffer: int) -> None:
         """Starts to read a page into a buffer."""
@@ -123,8 +130,7 @@ class FilePages:
         """Starts to write a buffer to a page."""
         self._finish(buffer)
         if self.buffers is not self._host:
-            with self._saves.copying(0):
-                self._host[buffer].copy_(self.buffers[buffer], non_blocking=True)
+            self._saves.copy([(self._host[buffer], self.buffers[buffer])], 0)
         self._request(buffer, self._thread.submit(self._write, page, buffer))
 
     def wait_for(self, buffer: int) -> None:
@@ -178,8 +184,7 @@ class FilePages:
             self._loads.synchronize(buffer)
         self.file.read(page, self._host[buffer].numpy())
         if self.buffers is not self._host:
-            with self._loads.copying(buffer, free):
-                self.buffers[buffer].copy_(self._host[buffer], non_blocking=True)
+            self._loads.copy([(self.buffers[buffer], self._host[buffer])], buffer, free)
 
 
 def _checksum(data: npt.NDArray[np.uint8]) -> int:

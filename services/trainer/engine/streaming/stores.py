@@ -23,6 +23,7 @@ from services.trainer.engine.memory_tracking import counted_as_host
 from services.trainer.engine.streaming.codecs import EXACT, Codec
 from services.trainer.engine.streaming.copy_stream import CopyStream
 from services.trainer.engine.streaming.page_files import FilePages, PageFile, PageFilePlace
+from services.trainer.engine.transfers import Moved
 
 # Pinned memory is rounded up to a power of two for every allocation: large slabs, full of pages,
 # are close to one. What is left goes into smaller ones.
@@ -99,6 +100,11 @@ class Store(Protocol):
     @property
     def file(self) -> PageFile | None: ...
 
+    @property
+    def moved(self) -> Moved:
+        """What reads and writes have moved off and onto the device."""
+        ...
+
     def read(self, page: int, tokens: int, following: int | None = None) -> list[torch.Tensor]:
         """A page's tensors, on the device. following: the page that will be read next."""
         ...
@@ -147,6 +153,7 @@ class DeviceStore:
     """Pages on the device: reading an exact one returns the page itself."""
 
     file = None
+    moved = Moved()  # nothing leaves the device
 
     def __init__(self, pages: Pages, device: torch.device) -> None:
         self.layout, self.changed = pages, set[int]()
@@ -187,6 +194,11 @@ class Transfer(Protocol):
         """Where pages on a disk are."""
         ...
 
+    @property
+    def moved(self) -> Moved:
+        """So far."""
+        ...
+
     def load(self, page: int, buffer: int) -> None:
         """Starts to fill a buffer."""
         ...
@@ -225,6 +237,11 @@ class BufferedStore:
     def file(self) -> PageFile | None:
         """Where pages on a disk are."""
         return self._transfer.file
+
+    @property
+    def moved(self) -> Moved:
+        """So far; a page that was fetched ahead counts when its copy starts."""
+        return self._transfer.moved
 
     def read(self, page: int, tokens: int, following: int | None = None) -> list[torch.Tensor]:
         """A page's tensors, in a buffer; starts to fetch the following page into the other."""
@@ -278,18 +295,21 @@ class HostPages:
         self._loads, self._saves = CopyStream(device, _READ_BUFFERS), CopyStream(device, 1)
         self._last_saved = -1
 
+    @property
+    def moved(self) -> Moved:
+        """So far."""
+        return Moved(self._loads.copied_bytes, self._saves.copied_bytes)
+
     def load(self, page: int, buffer: int) -> None:
         """Starts to fill a buffer."""
         # Pages saved before the last one have arrived: the write buffer was free again.
         if page == self._last_saved:
             self._loads.follow(self._saves, 0)
-        with self._loads.copying(buffer):
-            self.buffers[buffer].copy_(self._pages[page], non_blocking=True)
+        self._loads.copy([(self.buffers[buffer], self._pages[page])], buffer)
 
     def save(self, page: int, buffer: int) -> None:
         """Starts to send a buffer home."""
-        with self._saves.copying(0):
-            self._pages[page].copy_(self.buffers[buffer], non_blocking=True)
+        self._saves.copy([(self._pages[page], self.buffers[buffer])], 0)
         self._last_saved = page
 
     def wait_for(self, buffer: int) -> None:

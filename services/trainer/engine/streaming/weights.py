@@ -29,6 +29,7 @@ from services.trainer.engine.failures import BAD_MODEL, EngineError
 from services.trainer.engine.memory_tracking import counted_as_host
 from services.trainer.engine.streaming.copy_stream import CopyStream
 from services.trainer.engine.streaming.stores import SLAB_BYTES
+from services.trainer.engine.transfers import Moved
 
 BUFFERS = 2
 # As torch's CUDA allocator aligns, so that kernels choose what they choose for resident weights.
@@ -67,6 +68,11 @@ class StreamedWeights:
             f"{len(self._layers)} layers in {gibibytes:.1f} GiB of pinned host memory, "
             "two at a time on the device"
         )
+
+    @property
+    def moved(self) -> Moved:
+        """By layers that were fetched."""
+        return Moved(host_to_device_bytes=self._copies.copied_bytes)
 
     def take(self, module: nn.Module) -> None:
         """Copies a decoder layer's frozen tensors to host memory and lets the originals go.
@@ -135,9 +141,8 @@ class StreamedWeights:
             increment_version(self._layers[held].parameters)
         layer = self._layers[index]
         home = self._slabs.span(layer.begin, layer.size_bytes)
-        with self._copies.copying(buffer):
-            for piece, part in _side_by_side(home, self._buffers[buffer][: layer.size_bytes]):
-                part.copy_(piece, non_blocking=True)
+        parts = _side_by_side(home, self._buffers[buffer][: layer.size_bytes])
+        self._copies.copy(((part, piece) for piece, part in parts), buffer)
         self._held[buffer] = index
 
 

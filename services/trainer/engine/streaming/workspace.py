@@ -32,6 +32,7 @@ from services.trainer.engine.streaming.stores import (
     make_buffered_store,
     make_store,
 )
+from services.trainer.engine.transfers import Moved, total_moved
 
 # Names of what forward leaves for backward.
 LAYER_INPUTS, ATTENTION_OUTPUTS, KEYS = "layer-inputs", "attention-outputs", "keys"
@@ -73,9 +74,9 @@ class Workspace:
         self.keys = self._make_keys()
 
     @property
-    def disk_written_bytes(self) -> int:
-        """Bytes written to page files so far."""
-        return sum(store.file.written_bytes for store in self._stores if store.file)
+    def moved(self) -> Moved:
+        """By all stores so far."""
+        return total_moved(self._stores)
 
     @property
     def kept(self) -> dict[str, Store]:

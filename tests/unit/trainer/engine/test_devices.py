@@ -8,7 +8,8 @@ import torch
 from elite.profiler.v1 import profiler_pb2
 from services.trainer.engine.devices import device_name, device_of
 from services.trainer.engine.failures import EngineError
-from services.trainer.engine.recomputation import recompute_in_backward
+from services.trainer.engine.recomputation import HostInputs, recompute_in_backward
+from services.trainer.engine.transfers import Moved
 from tests.fixtures.engine import LLAMA_LINEARS, a_plan, tiny_config
 
 
@@ -51,8 +52,8 @@ def test_a_recomputed_layer_gives_the_same_gradients(keep_input_on_host: bool) -
 
 
 def test_only_the_layer_input_leaves_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = Layer()
-    recompute_in_backward(layer, keep_input_on_host=True)
+    layer, host_inputs = Layer(), HostInputs()
+    recompute_in_backward(layer, keep_input_on_host=True, host_inputs=host_inputs)
     moved: list[torch.Size] = []
     make = torch.empty_like
 
@@ -64,6 +65,8 @@ def test_only_the_layer_input_leaves_the_device(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch, "empty_like", empty_like)
     layer(torch.randn(1, 4, 8, requires_grad=True), torch.randn(8)).sum().backward()
     assert moved == [torch.Size([1, 4, 8])]
+    size_bytes = 4 * 8 * 4
+    assert host_inputs.moved == Moved(size_bytes, size_bytes)
 
 
 def test_without_gradients_a_layer_runs_once() -> None:

@@ -206,9 +206,9 @@ def test_a_layer_waits_for_its_copy_and_the_next_one_is_on_its_way(monkeypatch) 
     events: list[tuple[str, int]] = []
 
     class Noted(CopyStream):
-        def copying(self, buffer: int, after: Any = None) -> Any:
+        def copy(self, copies: Any, buffer: int, after: Any = None) -> None:
             events.append(("copy", buffer))
-            return super().copying(buffer, after)
+            super().copy(copies, buffer, after)
 
         def wait_for(self, buffer: int) -> None:
             events.append(("wait", buffer))

@@ -13,6 +13,7 @@ from services.trainer.engine.memory_tracking import StorageTracker
 from services.trainer.engine.streaming import stores
 from services.trainer.engine.streaming.page_files import PageFilePlace
 from services.trainer.engine.streaming.stores import Field, Pages, Place, make_store
+from services.trainer.engine.transfers import Moved
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FIELDS = (
@@ -52,6 +53,26 @@ def test_whatever_the_order_a_page_holds_what_was_written_last(
                     torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
     run()
+
+
+@pytest.mark.parametrize("place", Place)
+def test_a_store_counts_exactly_what_it_moves(place: Place, tmp_path: Path) -> None:
+    pages = Pages(FIELDS, TOKENS, COUNT)
+    store = make_store(pages, DEVICE, place, PageFilePlace(tmp_path))
+    for page in range(COUNT):
+        store.write(page, TOKENS - 1, tensors(page, TOKENS - 1))  # whole pages move all the same
+    store.read(0, TOKENS - 1, following=1)
+    store.read(1, TOKENS - 1)  # has come already
+    store.finish()
+    size = pages.page_bytes
+    on_bus = {"host_to_device_bytes": 2 * size, "device_to_host_bytes": COUNT * size}
+    block = 4096
+    on_disk = {"disk_read_bytes": 2 * block, "disk_written_bytes": COUNT * block}
+    if place is Place.DISK and DEVICE.type == "cuda":
+        # Copies between a buffer and its twin on the device take the whole block.
+        on_disk |= {"host_to_device_bytes": 2 * block, "device_to_host_bytes": COUNT * block}
+    expected = {Place.DEVICE: {}, Place.HOST: on_bus, Place.DISK: on_disk}
+    assert store.moved == Moved(**expected[place])
 
 
 def test_pages_are_carved_from_slabs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -63,6 +64,16 @@ def test_accumulation_is_the_mean_of_different_windows() -> None:
     assert result.gradient_norm == pytest.approx(sum(seen) / 4)
     assert float(stepper.parameters[0].detach()) == pytest.approx(1.0 - 0.5 * sum(seen) / 4)
     assert stepper.parameters[0].grad is None
+
+
+def test_clipping_and_update_are_timed() -> None:
+    stepper = a_stepper(gradient_accumulation_steps=2)
+    started = time.perf_counter()
+    stepper.run(0)
+    seconds = time.perf_counter() - started
+    phases = stepper.phases.take()
+    assert set(phases) == {"optimizer"}
+    assert 0 < phases["optimizer"] < seconds
 
 
 def test_a_step_sees_the_same_windows_whenever_it_runs() -> None:

@@ -30,8 +30,9 @@ def a_run(accumulation: int = 0) -> trainer_pb2.Run:
 
 def a_step(number: int, seconds: float, peak: int) -> trainer_pb2.RunEvent:
     step = trainer_pb2.StepCompleted(
-        step=number, loss=2.0, step_seconds=seconds, measured_peak_bytes=peak, host_peak_bytes=peak
-    )
+        step=number, loss=2.0, step_seconds=seconds, measured_peak_bytes=peak, host_peak_bytes=peak,
+        phases=trainer_pb2.StepPhases(backward_seconds=seconds / 2),
+    )  # fmt: skip
     return trainer_pb2.RunEvent(step_completed=step)
 
 
@@ -44,6 +45,7 @@ def test_first_step_warms_up_and_peaks_are_the_largest() -> None:
     assert tracker.median_step_seconds == 2.0
     assert (tracker.device_peak_bytes, tracker.progress.measured_peak_bytes) == (7, 7)
     assert tracker.progress.completed_steps == 4
+    assert tracker.progress.step_phases.backward_seconds == 1.5
     tokens = registry.get_sample_value("elite_trainer_tokens_total")
     assert tokens == 4 * 4 * (CONTEXT_TOKENS + TARGET_TOKENS)
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from elite.trainer.v1 import trainer_pb2
 from services.trainer.jobs.states import SUCCEEDED
-from services.trainer.worker.metrics import PHASES, WorkerMetrics
+from services.trainer.worker.metrics import PHASES, STEP_PHASES, WorkerMetrics
 from services.trainer.worker.outcome import StopReason
 from tests.support.run_specs import CONTEXT_TOKENS, TARGET_TOKENS, a_spec
 
@@ -69,7 +69,10 @@ def test_a_step_shows_and_is_forgotten_with_its_run() -> None:
     step = trainer_pb2.StepCompleted(
         step=2, loss=1.5, gradient_norm=0.5, learning_rate=1e-4, step_seconds=3.0,
         tokens_per_second=20.0, measured_peak_bytes=1000, host_peak_bytes=5000,
-        disk_written_bytes=70,
+        disk_written_bytes=70, disk_read_bytes=60, host_to_device_bytes=50, device_to_host_bytes=40,
+        phases=trainer_pb2.StepPhases(
+            forward_seconds=0.5, loss_seconds=0.25, backward_seconds=2.0, optimizer_seconds=0.125
+        ),
     )  # fmt: skip
     scraped.metrics.step_completed(step, tokens=64)
     scraped.metrics.step_completed(step, tokens=64)
@@ -81,10 +84,16 @@ def test_a_step_shows_and_is_forgotten_with_its_run() -> None:
     assert scraped("tokens_per_second") == 20.0
     assert scraped("measured_host_peak_bytes") == 5000
     assert scraped("disk_written_bytes_total") == 140
+    assert scraped("disk_read_bytes_total") == 120
+    assert scraped("host_to_device_bytes_total") == 100
+    assert scraped("device_to_host_bytes_total") == 80
+    phases = {name: scraped("last_step_phase_seconds", phase=name) for name in STEP_PHASES}
+    assert phases == {"forward": 0.5, "loss": 0.25, "backward": 2.0, "optimizer": 0.125}
     assert scraped("tokens_total") == 128
     scraped.metrics.run_left(SUCCEEDED)
     assert math.isnan(scraped("loss") or 0)
     assert math.isnan(scraped("predicted_peak_bytes") or 0)
+    assert math.isnan(scraped("last_step_phase_seconds", phase="forward") or 0)
     assert scraped("run_info", run_id="run-1", model="tiny", tier="1") is None
     assert scraped("runs_finished_total", state="succeeded") == 1
     assert scraped("steps_total") == 2
