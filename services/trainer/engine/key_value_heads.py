@@ -154,10 +154,13 @@ def write_converted(location: str, count: int, folder: Path) -> None:
     Raises `EngineError` as `convert_key_value_heads` does, and what transformers raises for a model
     it cannot read.
     """
-    model = AutoModelForCausalLM.from_pretrained(location, dtype="auto", use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        location, dtype="auto", use_safetensors=True, trust_remote_code=False
+    )
     convert_key_value_heads(model, count)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(location).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+    tokenizer.save_pretrained(folder)
 
 
 def main() -> None:
