@@ -48,6 +48,7 @@ REASONS = {
     "the run's owner do it.",
     "STORE_UNAVAILABLE": "Redis is away: try again; the same request_id makes that safe.",
     "DEVICE_ERROR": "The device did not answer or gave an error: see the profiler's log.",
+    "SERVER_STOPPING": "The server stops and ends your watch: watch again from the last cursor.",
     "UNIMPLEMENTED": "The server is of another version than the protos you have: update it.",
     "INTERNAL": "A bug. The service's log has the details under the request id of the message.",
 }

@@ -37,6 +37,7 @@ class ErrorReason(StrEnum):
     PERMISSION_DENIED = "PERMISSION_DENIED"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     DEVICE_ERROR = "DEVICE_ERROR"
+    SERVER_STOPPING = "SERVER_STOPPING"
     UNIMPLEMENTED = "UNIMPLEMENTED"
     INTERNAL = "INTERNAL"
 
@@ -53,6 +54,7 @@ STATUS_CODES: Mapping[ErrorReason, grpc.StatusCode] = {
     ErrorReason.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
     ErrorReason.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     ErrorReason.DEVICE_ERROR: grpc.StatusCode.UNAVAILABLE,
+    ErrorReason.SERVER_STOPPING: grpc.StatusCode.UNAVAILABLE,
     ErrorReason.UNIMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
     ErrorReason.INTERNAL: grpc.StatusCode.INTERNAL,
 }

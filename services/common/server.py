@@ -44,13 +44,17 @@ async def _nothing() -> None:
 
 @dataclass(frozen=True)
 class ServiceDefinition:
-    """One gRPC service: its full name, how to add it to a server, and its life."""
+    """One gRPC service: its full name, how to add it to a server, and its life.
+
+    drain: a stop begins; ends calls that would go on for as long as they may. stop: it has ended.
+    """
 
     full_name: str
     metrics_name: str
     register: Callable[[grpc.aio.Server], None]
     is_ready: Callable[[], Awaitable[bool]] = _always_ready
     start: Callable[[], Awaitable[None]] = _nothing
+    drain: Callable[[], Awaitable[None]] = _nothing
     stop: Callable[[], Awaitable[None]] = _nothing
 
 
@@ -69,6 +73,7 @@ class RunningServer:
         """Refuses new calls, lets running ones end within the grace period, then stops."""
         self.health_task.cancel()
         await self.health.stop()
+        await self.service.drain()
         await self.server.stop(self.grace_seconds)
         await self.service.stop()
 

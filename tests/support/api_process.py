@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
 
 import grpc
 
@@ -48,6 +49,15 @@ class ApiProcess:
         grpc.channel_ready_future(self._channel).result(timeout=_PATIENCE_SECONDS)
         self._stack.address = self._address
         self._stack.stub = trainer_pb2_grpc.TrainerServiceStub(self._channel)
+
+    def terminate(self) -> float:
+        """SIGTERM; seconds to the exit, which must be a clean one."""
+        assert self._process is not None
+        started = time.monotonic()
+        self._process.terminate()
+        assert self._process.wait(_PATIENCE_SECONDS) == 0
+        self._process = None
+        return time.monotonic() - started
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -13,6 +13,7 @@ import grpc.aio
 import redis
 
 from elite.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from services.common.errors import ErrorReason, ServiceError
 from services.common.server import ServiceDefinition
 from services.trainer.api import convert
 from services.trainer.api.runs import Runs
@@ -44,6 +45,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         retention = Retention(self._client, settings.trainer)
         self._sweep = Sweep(settings, self._store, fleet, self._runs, retention)
         self._sweeping: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
 
     async def CreateRun(
         self, request: trainer_pb2.CreateRunRequest, context: Any
@@ -71,6 +73,24 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     async def WatchRun(self, request: trainer_pb2.WatchRunRequest, context: Any) -> None:
         """Streams a run's events until it ends.
+
+        Raises SERVER_STOPPING as soon as the server stops: a run may outlast any grace.
+        """
+        watching = asyncio.ensure_future(self._watch(request, context))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            watching.cancel()
+            await asyncio.wait((watching,))  # it gives its connection to Redis back
+        if watching.cancelled():
+            problem = "the trainer stops: watch again from the cursor of the last event you have"
+            raise ServiceError(ErrorReason.SERVER_STOPPING, problem)
+        watching.result()
+
+    async def _watch(self, request: trainer_pb2.WatchRunRequest, context: Any) -> None:
+        """Writes a run's events until it ends.
 
         Writes are shielded: grpc.aio leaks the message of a write whose task is cancelled, as that
         of a watcher who leaves is (https://github.com/grpc/grpc/issues/43360).
@@ -115,6 +135,10 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """Starts the sweep. Redis may come later."""
         self._sweeping = asyncio.create_task(self._sweep.run())
 
+    async def drain(self) -> None:
+        """Ends all watches."""
+        self._stopping.set()
+
     async def stop(self) -> None:
         """Stops the sweep and closes all connections."""
         if self._sweeping is not None:
@@ -138,5 +162,6 @@ def trainer_service(settings: TrainerApiSettings) -> ServiceDefinition:
         register=register,
         is_ready=servicer.is_ready,
         start=servicer.start,
+        drain=servicer.drain,
         stop=servicer.stop,
     )

@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from elite.trainer.v1 import trainer_pb2
 from services.trainer.jobs.keys import lease_key, queue_name, run_key
 from services.trainer.jobs.queue import RunQueue
+from tests.support.api_process import ApiProcess
 from tests.support.run_specs import a_spec
 from tests.support.trainer_stack import TrainerStack, is_alive, wait_until
 
@@ -161,6 +162,37 @@ def test_run_that_ends_while_the_store_is_away_is_recorded(lonely_trainer: Train
     stack.valkey.start()
     assert stack.wait_for(run_id, SUCCEEDED, FAILED).state == SUCCEEDED
     assert steps_of(stack, run_id) == list(range(1, 11))
+
+
+def test_a_stop_ends_watches_at_once_and_they_go_on_at_the_next_api(
+    lonely_trainer: TrainerStack,
+) -> None:
+    stack = lonely_trainer
+    api = ApiProcess(stack)  # with the grace of ten seconds it has by default
+    try:
+        api.start()
+        run_id = stack.create()
+        watched = stack.watch(run_id)
+        seen = [next(watched)]
+        seconds: list[float] = []
+        stopping = threading.Thread(target=lambda: seconds.append(api.terminate()))
+        stopping.start()
+        with pytest.raises(grpc.RpcError) as ended:
+            seen.extend(watched)
+        stopping.join()
+        assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert reason_of(ended.value) == "SERVER_STOPPING"
+        assert "watch again from the cursor" in ended.value.details()
+        assert seconds[0] < 5
+        api.start()
+        stack.stub.CancelRun(trainer_pb2.CancelRunRequest(run_id=run_id))
+        rest = list(stack.watch(run_id, seen[-1].cursor))
+        assert rest[-1].state_changed.to == CANCELLED
+        assert [event.cursor for event in (*seen, *rest)] == [
+            event.cursor for event in stack.watch(run_id)
+        ]
+    finally:
+        api.close()
 
 
 def test_drained_worker_hands_the_run_to_the_next(lonely_trainer: TrainerStack) -> None:

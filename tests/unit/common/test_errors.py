@@ -54,6 +54,7 @@ def test_status_codes_tell_the_caller_what_to_do() -> None:
     assert code(ErrorReason.INVALID_REQUEST) is grpc.StatusCode.INVALID_ARGUMENT
     assert code(ErrorReason.NOT_FOUND) is grpc.StatusCode.NOT_FOUND
     assert code(ErrorReason.STORE_UNAVAILABLE) is grpc.StatusCode.UNAVAILABLE
+    assert code(ErrorReason.SERVER_STOPPING) is grpc.StatusCode.UNAVAILABLE
     assert code(ErrorReason.BUSY) is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert grpc.StatusCode.OK not in STATUS_CODES.values()
 
