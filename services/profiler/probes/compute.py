@@ -16,6 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # A projection of a small model over a few thousand tokens on a CPU, of a large one on a GPU.
 _MATMUL_SHAPE = {"cpu": (4096, 1024, 2816), "cuda": (8192, 4096, 11008)}
+# A product that would take longer gets fewer rows: CPUs without 16-bit instructions emulate them, a
+# hundred times slower.
+_LONGEST_PRODUCT_SECONDS = 1.0
+_FEWEST_ROWS = 64
 _STREAM_BYTES = {"cpu": 256 * 2**20, "cuda": 2 * 2**30}
 
 KERNELS = {
@@ -59,7 +63,10 @@ def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, repeats: i
     rows, inner, outer = _MATMUL_SHAPE[device.type]
     left = torch.randn(rows, inner, device=device, dtype=dtype)
     right = torch.randn(inner, outer, device=device, dtype=dtype)
-    seconds = seconds_of(device, lambda: left @ right, repeats)
+    few_seconds = seconds_of(device, lambda: left[:_FEWEST_ROWS] @ right, 1)
+    rows_in_time = int(_FEWEST_ROWS * _LONGEST_PRODUCT_SECONDS / few_seconds)
+    rows = min(rows, max(_FEWEST_ROWS, rows_in_time))
+    seconds = seconds_of(device, lambda: left[:rows] @ right, repeats)
     return 2 * rows * inner * outer / seconds
 
 

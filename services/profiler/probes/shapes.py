@@ -2,7 +2,8 @@
 
 One figure for all products is off by half for narrow weights, and by far more for an adapter's:
 these rates are what step times are predicted from. Products are made as a linear module makes
-them, inputs times transposed weights.
+them: inputs times transposed weights, and gradients of outputs times weights, which some CPUs do
+many times slower in 16 bits.
 
 Shapes: M rows, K inner and N outer width of a product, R rank; B batch 1, S tokens, H heads,
 D head dim of attention.
@@ -10,6 +11,7 @@ D head dim of attention.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +41,8 @@ _QUICK_ROWS = {"cpu": 512, "cuda": 8192}
 # On a CPU a thin product of so few rows is mostly what every product costs: threads that are woken.
 # On a GPU products wait for each other in a queue, and that cost hides.
 _FEW_ROWS = {"cpu": 256}
+# Products that would take longer, at the rate of the one before, are left out.
+_LONGEST_PRODUCT_SECONDS = {False: 8.0, True: 1.0}
 _HEAD_DIMS = (64, 128)
 _TOKENS = {"cpu": (512, 2048, 8192), "cuda": (4096, 16384, 65536)}
 _CUDA_HEADS_WIDTH = 2048
@@ -95,16 +99,28 @@ def matmul_rates(
     device: torch.device, dtype: torch.dtype, *, quick: bool
 ) -> Iterator[profiler_pb2.MatmulRate]:
     """Square weights of growing width, a head, an adapter's products, and one of few rows."""
+    rate = math.inf
     for rows, inner, outer in _products(device.type, quick):
-        product = partial(torch.matmul, *_operands(rows, inner, outer, device, dtype))
-        seconds = median_seconds(device, product, EFFORT[quick])
+        operations = 2 * rows * inner * outer
+        if operations / rate > _LONGEST_PRODUCT_SECONDS[quick]:
+            continue
+        left, right = _operands(rows, inner, outer, device, dtype)
+        product: Callable[[], object] = partial(torch.matmul, left, right)
+        if min(rows, inner, outer) > _ADAPTER[device.type][1]:
+            gradients = torch.randn(rows, outer, device=device, dtype=dtype)
+            product = partial(_forward_and_backward, left, right, gradients)
+            operations *= 2
+        rate = operations / median_seconds(device, product, EFFORT[quick])
         yield profiler_pb2.MatmulRate(
-            rows=rows,
-            inner=inner,
-            outer=outer,
-            dtype=_name(dtype),
-            flops_per_second=2 * rows * inner * outer / seconds,
+            rows=rows, inner=inner, outer=outer, dtype=_name(dtype), flops_per_second=rate
         )
+
+
+def _forward_and_backward(
+    inputs: torch.Tensor, weights: torch.Tensor, gradients: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both products with a linear module's weights: its outputs, and gradients of its inputs."""
+    return torch.matmul(inputs, weights), torch.matmul(gradients, weights.T)
 
 
 def _products(device_type: str, quick: bool) -> Iterator[tuple[int, int, int]]:

@@ -111,7 +111,8 @@ def assert_rates_cover_dtypes_and_shapes(measured: profiler_pb2.DeviceMeasuremen
         narrow = [min(rate.rows, rate.inner, rate.outer) == 16 for rate in products]
         # An adapter's three, on a CPU one of them with few rows too.
         assert narrow.count(True) in (3, 4)
-        assert narrow.count(False) >= 5
+        # What would take too long is left out, as on CPUs that only emulate 16 bits.
+        assert narrow.count(False) >= (5 if dtype == "float32" else 1)
         tensors = {r.tensor_bytes for r in measured.elementwise_rates if r.dtype == dtype}
         assert len(tensors) >= 5
         heads = [rate.head_size for rate in measured.attention_rates if rate.dtype == dtype]

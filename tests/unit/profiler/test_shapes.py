@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -32,6 +33,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "_HEAD", {"cpu": (64, 256)})
     monkeypatch.setattr(shapes, "_ADAPTER", {"cpu": (64, 4)})
     monkeypatch.setattr(shapes, "_ROWS", {"cpu": 48})
+    monkeypatch.setattr(shapes, "_LONGEST_PRODUCT_SECONDS", {False: math.inf, True: math.inf})
     monkeypatch.setattr(shapes, "_FEW_ROWS", {"cpu": 12})
     monkeypatch.setattr(shapes, "_TOKENS", {"cpu": (8, 16, 32)})
     monkeypatch.setattr(shapes, "_TENSOR_BYTES", {"cpu": (400, 2**23)})
@@ -74,10 +76,24 @@ def test_products_of_square_weights_a_head_and_an_adapter(
         (48, 32, 32), (48, 64, 64), (48, 64, 256), (48, 64, 4), (48, 4, 64), (4, 48, 64),
         (12, 64, 4),
     ]  # fmt: skip
-    for rate, result in zip(rates, one_second, strict=True):
-        assert result.shape == (rate.rows, rate.outer)
-        assert rate.flops_per_second == 2 * rate.rows * rate.inner * rate.outer
-        assert f"torch.{rate.dtype}" == str(dtype) == str(result.dtype)
+    for number, (rate, result) in enumerate(zip(rates, one_second, strict=True)):
+        # With a linear module's weights, the gradients of its inputs too.
+        both = number < 3
+        output = result[0] if both else result
+        assert output.shape == (rate.rows, rate.outer)
+        assert not both or result[1].shape == (rate.rows, rate.inner)
+        assert rate.flops_per_second == (1 + both) * 2 * rate.rows * rate.inner * rate.outer
+        assert f"torch.{rate.dtype}" == str(dtype) == str(output.dtype)
+
+
+@pytest.mark.usefixtures("small", "one_second")
+def test_products_that_would_take_too_long_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # At the rate of the narrowest one the wider one takes two seconds, the head eight.
+    monkeypatch.setattr(shapes, "_LONGEST_PRODUCT_SECONDS", {False: 1.5})
+    rates = list(shapes.matmul_rates(CPU, torch.float32, quick=False))
+    assert [(rate.rows, rate.inner, rate.outer) for rate in rates] == [
+        (48, 32, 32), (48, 64, 4), (48, 4, 64), (4, 48, 64), (12, 64, 4),
+    ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("small", "one_second")
