@@ -6,8 +6,8 @@ from pathlib import Path
 
 from elite.trainer.v1 import trainer_pb2
 from services.common.errors import invalid_field
-from services.trainer.api.roots import resolve_folder
 from services.trainer.jobs.corpus import CorpusError, require_source_files
+from services.trainer.jobs.roots import DATA_ROOTS, resolve_folder
 
 _FIELD = "spec.data.path"
 
@@ -20,7 +20,7 @@ def check_data(spec: trainer_pb2.RunSpec, roots: tuple[Path, ...]) -> None:
     on the file system: call it from a thread.
     """
     data, plan = spec.data, spec.plan
-    folder = resolve_folder(_FIELD, data.path, roots, "ELITE_TRAINER_DATA_ROOTS")
+    folder = resolve_folder(_FIELD, data.path, roots, DATA_ROOTS)
     window = plan.context_tokens + plan.target_tokens
     try:
         found_bytes = require_source_files(

@@ -9,7 +9,7 @@ from typing import Any
 
 from elite.planner.v1 import planner_pb2
 from services.common.errors import FieldViolation, invalid_field, invalid_fields
-from services.trainer.api.roots import resolve_folder
+from services.trainer.jobs.roots import MODEL_ROOTS, resolve_folder
 
 _FIELD = "spec.model_path"
 _LARGEST_CONFIG_BYTES = 1 << 20
@@ -39,7 +39,7 @@ def check_model_path(
 
     Blocks on the file system: call it from a thread.
     """
-    folder = resolve_folder(_FIELD, model_path, roots, "ELITE_TRAINER_MODEL_ROOTS")
+    folder = resolve_folder(_FIELD, model_path, roots, MODEL_ROOTS)
     config = _read_config(folder)
     violations = [*_disagreements(config, model), *_missing_files(folder)]
     if violations:

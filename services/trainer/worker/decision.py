@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 
@@ -14,6 +15,7 @@ from services.trainer.jobs.store import Transition
 from services.trainer.worker.event_relay import EventRelay
 from services.trainer.worker.outcome import EXIT_DRAINED, EngineEnd, StopReason, failure_of
 from services.trainer.worker.outcome_report import report_outcome
+from services.trainer.worker.path_checks import path_error
 from services.trainer.worker.progress import ProgressTracker
 from services.trainer.worker.replanning import OUT_OF_MEMORY, NewPlan, NoPlanError, Replanner
 from services.trainer.worker.settings import TrainerWorkerSettings
@@ -41,11 +43,21 @@ class Decision:
     async def before(self) -> Transition | None:
         """What there is to do instead of starting the engine; None when it may start.
 
-        It may not when the run is over its time, or when this machine has not the memory or the
-        disk that the plan takes; then there is another plan, or the run fails.
+        It may not when the run is over its time, when this machine has not the memory or the disk
+        that the plan takes (then there is another plan, or the run fails), or when the run names
+        folders that it may not read.
         """
         if self._watchdog.is_over:
             return self._failed(self._deadline_error())
+        step = await self._fitted_to_this_machine()
+        if step is not None:
+            return step
+        # Last: what is between this look and the engine's is as short as can be.
+        error = await asyncio.to_thread(path_error, self._run.spec, self._settings.trainer)
+        return self._failed(error) if error else None
+
+    async def _fitted_to_this_machine(self) -> Transition | None:
+        """Another plan, or failure, where the present one takes more than there is."""
         try:
             new = await self._replanner.for_this_machine(self._run)
         except NoPlanError as error:

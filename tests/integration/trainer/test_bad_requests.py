@@ -262,6 +262,35 @@ def test_data_behind_a_symlink_inside_the_roots_is_accepted(api: TrainerStack) -
     assert api.stub.CreateRun(trainer_pb2.CreateRunRequest(spec=spec)).run.state == PLANNED
 
 
+@pytest.mark.parametrize("field", ["spec.data.path", "spec.model_path"])
+def test_a_symlink_that_was_swapped_since_is_not_followed_by_the_worker(
+    lonely_trainer: TrainerStack, field: str
+) -> None:
+    stack = lonely_trainer
+    model, data = stack.folder / "models" / "alias", stack.folder / "data" / "alias"
+    link = data if field == "spec.data.path" else model
+    model.parent.mkdir(exist_ok=True)
+    model.symlink_to(model_folder(stack, "good"))
+    data.symlink_to(stack.data)
+    spec = a_spec(data)
+    spec.model_path = str(model)
+    run_id = stack.stub.CreateRun(trainer_pb2.CreateRunRequest(spec=spec), timeout=10).run.run_id
+    good = link.resolve()
+    link.unlink()
+    link.symlink_to("/etc")
+    stack.start_worker()
+    run = stack.wait_for(run_id, trainer_pb2.RUN_STATE_FAILED, trainer_pb2.RUN_STATE_SUCCEEDED)
+    assert run.state == trainer_pb2.RUN_STATE_FAILED
+    bad_data, bad_model = trainer_pb2.FAILURE_CAUSE_BAD_DATA, trainer_pb2.FAILURE_CAUSE_BAD_MODEL
+    assert run.error.cause == (bad_data if link == data else bad_model)
+    assert run.error.message.startswith(f"{field}: {link} is outside the allowed folders: use one")
+    assert not (stack.runs_directory / run_id / "engine.pid").exists()
+    link.unlink()
+    link.symlink_to(good)
+    stack.stub.ResumeRun(trainer_pb2.ResumeRunRequest(run_id=run_id), timeout=10)
+    assert stack.wait_for(run_id, trainer_pb2.RUN_STATE_SUCCEEDED)
+
+
 def test_request_over_the_size_limit_is_refused(api: TrainerStack) -> None:
     spec = a_spec(api.data)
     spec.display_name = "x" * (5 << 20)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from services.common.errors import ServiceError, invalid_field
 
+# Variables that the roots are set by.
+DATA_ROOTS, MODEL_ROOTS = "ELITE_TRAINER_DATA_ROOTS", "ELITE_TRAINER_MODEL_ROOTS"
+
 
 def resolve_folder(field: str, text: str, roots: tuple[Path, ...], roots_variable: str) -> Path:
     """The real path of an existing, readable folder inside one of the roots.
@@ -22,7 +25,8 @@ def resolve_folder(field: str, text: str, roots: tuple[Path, ...], roots_variabl
         )
     if not roots:
         problem = "no folder is allowed on this trainer"
-        raise invalid_field(field, problem, f"set {roots_variable} where the trainer starts")
+        fix = f"set {roots_variable} for the trainer's API and its workers"
+        raise invalid_field(field, problem, fix)
     allowed = [Path(os.path.realpath(root)) for root in roots]
     # Not strict: a missing path outside the roots must look like any other path outside them.
     if not _is_inside(Path(os.path.realpath(path)), allowed):
