@@ -141,6 +141,15 @@ FAST_CASES = (
 )
 
 
+def cases_for(machine: Machine, cases: Sequence[Case]) -> list[Case]:
+    """The cases; in float32 where 16 bits are only emulated, and take many times as long."""
+    rates = {dtype: machine.rates.of(dtype.element_bytes) for dtype in (_BF16, _FP32)}
+    sixteen_bit, full = rates[_BF16], rates[_FP32]
+    if not full or (sixteen_bit and sixteen_bit.matmul.best > full.matmul.best):
+        return list(cases)
+    return list(dict.fromkeys(replace(case, dtype=_FP32) for case in cases))
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Seconds of a step, their lines, and the plan that the engine is set up by."""
@@ -280,7 +289,7 @@ def main() -> None:
         text = arguments.profile.read_text()
         profile = json_format.Parse(text, profiler_pb2.NodeProfile())
     machine = machine_from_profile(profile)
-    cases = FAST_CASES if arguments.fast else CASES
+    cases = cases_for(machine, FAST_CASES if arguments.fast else CASES)
     predictions = [predict(case.shape, case.tier, case.chosen(machine), machine) for case in cases]
     measured = run_cases(cases, predictions, arguments.rounds)
     rates = rates_of(profile)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench import steps, time
 from bench.rates import drift, rates_of
 from elite.profiler.v1 import profiler_pb2
 from services.planner.machine import ComputeDtype
+from services.planner.rates import Rates, single_rates
+from tests.support.machines import machine
 
 
 def row(predicted: float, measured: float, low: float, high: float) -> dict[str, float]:
@@ -30,6 +34,19 @@ def test_cases_span_lengths_dtypes_families_and_checkpointing() -> None:
     for case in cases:
         assert case.tier.tokens == case.tokens
         assert case.config["num_hidden_layers"] == case.shape.layer_count == case.layers
+
+
+@pytest.mark.parametrize(("sixteen_bit", "dtypes"), [(2e12, 2), (1e10, 1), (None, 1)])
+def test_cases_are_in_float32_where_16_bits_are_emulated(
+    sixteen_bit: float | None, dtypes: int
+) -> None:
+    rates = {4: single_rates(1e11, [(1.0, 1e11)], 1e10)}
+    if sixteen_bit:
+        rates[2] = single_rates(sixteen_bit, [(1.0, 1e11)], 1e10)
+    here = replace(machine(on_cpu=True), rates=Rates(rates, 1e10, 1e10, 1e10))
+    cases = time.cases_for(here, time.CASES)
+    assert len({case.dtype for case in cases}) == dtypes
+    assert len(set(cases)) == len(cases) >= 12
 
 
 def test_a_case_is_summed_up_by_its_medians() -> None:
