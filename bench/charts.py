@@ -230,6 +230,48 @@ def _draw_tiers(axes: Axes, rows: Sequence[Row]) -> None:
     axes.grid(axis="y", color=_GRID, linewidth=0.6)
 
 
+def profile(document: Document) -> Figure | None:
+    """Seconds of a streaming step by phase, a bar each, stacked by kind of work; a panel a case."""
+    cases = document.get("cases", [])
+    if not cases:
+        return None
+    figure = new_figure("Where a streaming step's time goes", 10.5, 0.8 + 2.0 * len(cases))
+    panels = figure.subplots(len(cases), 1, squeeze=False)
+    kinds = list(
+        dict.fromkeys(kind for case in cases for p in case["phases"].values() for kind in p)
+    )
+    for (axes,), case in zip(panels, cases, strict=True):
+        plain(axes, f"{case['model']}, {count(case['tokens'])} tokens")
+        _draw_phases(axes, case["phases"], kinds)
+    panels[-1][0].set_xlabel("seconds", fontsize=SMALL_FONT_SIZE)
+    _legend(figure, [Patch(label=kind, **_fill(place)) for place, kind in enumerate(kinds)])
+    return figure
+
+
+def _draw_phases(
+    axes: Axes, phases: Mapping[str, Mapping[str, float]], kinds: Sequence[str]
+) -> None:
+    for position, found in enumerate(phases.values()):
+        begin = 0.0
+        for place, kind in enumerate(kinds):
+            axes.barh(position, found.get(kind, 0.0), left=begin, height=0.62, **_fill(place))
+            begin += found.get(kind, 0.0)
+    axes.set_yticks(range(len(phases)), list(phases))
+    axes.invert_yaxis()
+    axes.grid(axis="x", color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _fill(place: int) -> dict[str, Any]:
+    """Of a part of a bar, by its place in the legend."""
+    hatches = ("", "///", "...", "xxx", "\\\\\\")
+    colour = _COLOURS[place % len(_COLOURS)]
+    return {
+        "facecolor": colour, "edgecolor": "white", "linewidth": 0.0,
+        "hatch": hatches[place % len(hatches)],
+    }  # fmt: skip
+
+
 def _index(name: str, names: Sequence[str]) -> int:
     return names.index(name) if name in names else len(names)
 

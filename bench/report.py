@@ -68,7 +68,10 @@ SECTIONS = (
         "Device memory of every tier as bars, the video memory of its card as marks",
     ),
     Section("choices", "The planner's choice", report_predictions.choices),
-    Section("profile", "Phases of a step", report_measurements.profile, optional=True),
+    Section(
+        "profile", "Phases of a step", report_measurements.profile,
+        "Seconds of a step by phase, stacked by kind of work", optional=True,
+    ),
     Section("chaos", "What was broken, and what was lost", report_chaos.chaos),
     Section("load", "Many clients at once", report_load.load),
     Section("gpu", "GPU", report_measurements.gpu, needs_gpu=True),
@@ -196,7 +199,7 @@ def _figure(name: str, document: Document) -> Figure | None:
 
     drawings: Mapping[str, Callable[[Document], Figure | None]] = {
         "memory": charts.memory, "time": charts.time, "speed": charts.speed,
-        "ladder": charts.ladder,
+        "ladder": charts.ladder, "profile": charts.profile,
     }  # fmt: skip
     return drawings[name](document)
 
