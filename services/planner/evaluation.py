@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from services.planner.adapters import EVERY_LINEAR, Adapters
-from services.planner.arithmetic import minimum, where
+from services.planner.arithmetic import Number, minimum, where
 from services.planner.calibration import UNCALIBRATED, Correction
 from services.planner.cost import StepCost, TimeTerms, step_cost, time_terms
 from services.planner.grids import Grid, Group
@@ -137,11 +137,16 @@ class Evaluation:
         totals = [self._totals(tiers, group, sizing, len(ladder)) for group in grid.groups]
         return Evaluated(grid.sets, *_joined(totals))
 
-    def with_chunk(self, ladder: Sequence[Tier], grid: Grid, chunk_tokens: int) -> Evaluated:
-        """Totals of all tiers and streaming sets under one chunk, shorter where it must be."""
-        tiers = tier_terms(ladder, self._adapters.rank)
+    def with_chunks(self, ladder: Sequence[Tier], grid: Grid, lengths: Sequence[int]) -> Evaluated:
+        """Totals of streaming sets under chunks of every length, shorter where they must be.
+
+        Rows are the first tier's lengths, then the next one's.
+        """
+        rows = [tier for tier in ladder for _ in lengths]
+        tiers = tier_terms(rows, self._adapters.rank)
+        chunk_tokens = np.tile(np.array(lengths), len(ladder))[:, None]
         totals = [
-            self._totals(tiers, group, _with_chunk(chunk_tokens, tiers, group), len(ladder))
+            self._totals(tiers, group, _with_chunk(chunk_tokens, tiers, group), len(rows))
             for group in grid.groups
         ]
         return Evaluated(grid.sets, *_joined(totals))
@@ -224,7 +229,7 @@ class Evaluation:
         return tuple(np.broadcast_to(value, size) for value in values)
 
 
-def _with_chunk(chunk_tokens: int, tiers: TierTerms, group: Group) -> Sizing:
+def _with_chunk(chunk_tokens: Number, tiers: TierTerms, group: Group) -> Sizing:
     here = group.columns.keys_on_device
     useful = where(here, LARGEST_CHUNK, LARGEST_CHUNK_FOR_STREAMED_KEYS)
     return Sizing(chunk_tokens=minimum(useful, chunk_tokens, tiers.tokens))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import compress, product
 from typing import Any
 
 import numpy as np
@@ -66,18 +66,36 @@ class Group:
     sets: tuple[OptimizationSet, ...]
     columns: SetTerms
 
+    def only(self, wanted: Any) -> Group:
+        """The sets where `wanted`, a row of flags, is true."""
+        columns = {name: getattr(self.columns, name)[:, wanted] for name in self.columns.__slots__}
+        return Group(tuple(compress(self.sets, wanted)), SetTerms(**columns))
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
     """All groups; `lossy` says for every id which of all sets (in order) need it.
 
-    on_disk: which of them keep anything on disk.
+    on_disk: which of them keep anything on disk. streams: which the streaming executor runs.
     """
 
     groups: tuple[Group, ...]
     sets: tuple[OptimizationSet, ...]
     lossy: Mapping[str, Any]
     on_disk: Any
+    streams: Any
+
+    def only(self, wanted: Any) -> Grid:
+        """The sets where `wanted`, a row of flags, is true."""
+        ends = np.cumsum([len(group.sets) for group in self.groups])
+        parts = zip(self.groups, np.split(wanted, ends[:-1]), strict=True)
+        return Grid(
+            tuple(group.only(flags) for group, flags in parts if flags.any()),
+            tuple(compress(self.sets, wanted)),
+            {name: flags[wanted] for name, flags in self.lossy.items()},
+            self.on_disk[wanted],
+            self.streams[wanted],
+        )
 
 
 def choice(
@@ -116,7 +134,8 @@ def grid_of(wanted: Choice) -> Grid:
     everything = tuple(one for group in groups for one in group.sets)
     lossy = {name: np.array([name in one.lossy_ids for one in everything]) for name in LOSSY}
     on_disk = np.array([Place.DISK in one.places for one in everything])
-    return Grid(tuple(groups), everything, lossy, on_disk)
+    streams = np.array([one.streaming for one in everything])
+    return Grid(tuple(groups), everything, lossy, on_disk, streams)
 
 
 def _precisions(wanted: Choice) -> list[tuple[BasePrecision, bool]]:

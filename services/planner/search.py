@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ _WORTHWHILE = 0.01
 # A chunk takes up to half of the device, and pages of its length up to a fifth of the host.
 _REACH_ON_DEVICE = 1.5
 _REACH_ON_HOST = 1.25
+_REACH_IN_TIME = 2.0
 # What a shortfall weighs against where no disk was named.
 _USUAL_DISK_BYTES = 10**12
 
@@ -156,45 +158,46 @@ class Search:
             )
             for row, tier in enumerate(ladder)
         ]
-        in_reach = ~forbidden.any(axis=0) & self._in_reach(found, grid.on_disk)
-        rescued = self._with_other_chunks(
-            [one.tier for one, near in zip(verdicts, in_reach, strict=True)
-             if not one.fits and near.any()]
-        )  # fmt: skip
+        refused = np.array([not verdict.fits for verdict in verdicts])
+        in_reach = grid.streams & ~forbidden.any(axis=0) & self._in_reach(found, ladder, grid)
+        in_reach &= refused[:, None]
+        if not in_reach.any():
+            return tuple(verdicts)
+        tiers = list(compress(ladder, in_reach.any(axis=1)))
+        rescued = self._with_other_chunks(tiers, grid.only(in_reach.any(axis=0)))
         return tuple(rescued.get(verdict.tier.tier, verdict) for verdict in verdicts)
 
-    def _in_reach(self, found: Evaluated, on_disk: Any) -> Any:
+    def _in_reach(self, found: Evaluated, ladder: Sequence[Tier], grid: Grid) -> Any:
         """Sets that another chunk could make fit: most tiers that do not fit are far from it."""
         budget = self.budget
         near_device = found.device_bytes <= _REACH_ON_DEVICE * budget.gpu_bytes
         near_host = found.host_bytes <= _REACH_ON_HOST * budget.host_bytes
         near_disk = found.disk_bytes <= _REACH_ON_HOST * budget.disk_bytes
-        return near_device & near_host & np.where(on_disk, near_disk, True)
+        limits = [self._constraints.longest_step_seconds(tier) or math.inf for tier in ladder]
+        in_time = found.seconds <= _REACH_IN_TIME * np.array(limits)[:, None]
+        return near_device & near_host & in_time & np.where(grid.on_disk, near_disk, True)
 
-    def _with_other_chunks(self, ladder: Sequence[Tier]) -> Mapping[int, Verdict]:
+    def _with_other_chunks(self, ladder: Sequence[Tier], grid: Grid) -> Mapping[int, Verdict]:
         """Those of the tiers that fit if the chunk is not as long as the budget suggests.
 
-        A budget that suggests a longer chunk would else be worth less than a smaller one.
+        A budget that suggests a longer chunk would else be worth less than a smaller one. grid: of
+        streaming sets that are permitted.
         """
-        grid = self._grid(resident=False)
-        if grid is None or not ladder:
-            return {}
-        permitted = ~self._forbidden(grid).any(axis=0)
         shortest = self.evaluation.sizes(ladder, grid, SMALLEST_CHUNK)
-        in_memory = permitted & _nothing(self._missing_bytes(shortest, grid.on_disk))
+        in_memory = _nothing(self._missing_bytes(shortest, grid.on_disk))
         possible = [tier for tier, fits in zip(ladder, in_memory.any(axis=1), strict=True) if fits]
-        fastest: dict[int, tuple[float, OptimizationSet]] = {}
-        for length in chunk_lengths(2**62, keys_on_device=False) if possible else ():
-            found = self.evaluation.with_chunk(possible, grid, length)
-            fits = permitted & _nothing(self._missing(found, possible, grid.on_disk))
-            seconds = np.where(fits, found.seconds, np.inf)
-            for tier, row, index in zip(possible, seconds, seconds.argmin(axis=1), strict=True):
-                if row[index] < fastest.get(tier.tier, (math.inf,))[0]:
-                    fastest[tier.tier] = float(row[index]), grid.sets[index]
+        if not possible:
+            return {}
+        lengths = chunk_lengths(2**62, keys_on_device=False)
+        found = self.evaluation.with_chunks(possible, grid, lengths)
+        rows = [tier for tier in possible for _ in lengths]
+        fits = _nothing(self._missing(found, rows, grid.on_disk))
+        seconds = np.where(fits, found.seconds, np.inf).reshape(len(possible), -1)
+        fastest = zip(possible, seconds.argmin(axis=1), seconds.min(axis=1), strict=True)
         return {
-            tier.tier: self.judge(tier, fastest[tier.tier][1], Sizing())
-            for tier in possible
-            if tier.tier in fastest
+            tier.tier: self.judge(tier, grid.sets[index % len(grid.sets)], Sizing())
+            for tier, index, least in fastest
+            if np.isfinite(least)
         }
 
     def _remedy_without_sets(self, tier: Tier, *, resident: bool) -> Remedy:
