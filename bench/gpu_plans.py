@@ -32,6 +32,7 @@ from elite.planner.v1 import planner_pb2
 from elite.profiler.v1 import profiler_pb2
 from services.planner import responses, search
 from services.planner.adapters import EVERY_LINEAR
+from services.planner.budgets import DEFAULT_HEADROOM
 from services.planner.evaluation import Candidate, Evaluation
 from services.planner.gpus import card_named
 from services.planner.ladder import Tier
@@ -218,7 +219,7 @@ class _Depths:
         return LEAST_LAYERS, sample if sample < chunks else 0
 
     def _fits(self, layers: int, limits: Limits) -> bool:
-        usable_bytes = (1 - search.DEFAULT_HEADROOM) * limits.host_bytes
+        usable_bytes = (1 - DEFAULT_HEADROOM) * limits.host_bytes
         return bool(self.at(layers).memory.host.total_bytes <= usable_bytes)
 
 

@@ -29,13 +29,14 @@ from typing import Any
 
 from bench import speed_worker
 from bench.machine import describe_machine
+from bench.rates import measured_profile
 from bench.speed_report import Measured, case_row, goals, ratio_rows, show
 from bench.speed_worker import STOCK, STREAMING, TILED, ProcessWorker, Worker
 from elite.planner.v1 import planner_pb2
 from services.common.errors import ServiceError
-from services.planner import responses, search
+from services.planner import responses
 from services.planner.adapters import EVERY_LINEAR
-from services.planner.evaluation import Evaluation
+from services.planner.budgets import Constraints
 from services.planner.ladder import Tier
 from services.planner.machine import ComputeDtype, DeviceKind, Machine
 from services.planner.memory import Sizing
@@ -48,7 +49,9 @@ from services.planner.options import (
     Policy,
     kept_keys_place,
 )
+from services.planner.profiles import machine_from_profile
 from services.planner.rates import Rates, single_rates
+from services.planner.search import Search
 from services.planner.tables import table
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
@@ -81,8 +84,9 @@ _SHAPES: Mapping[str, Mapping[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }  # fmt: skip
-# Rates do not touch what a step allocates; times are measured here.
+# Where this machine's were not measured: every chunk takes as long.
 _ANY_RATES = single_rates(1e12, [(1.0, 1e12)], 1e11)
+_UNMEASURED = Rates({2: _ANY_RATES, 4: _ANY_RATES}, 1e11, 1e10, 1e10)
 
 
 class Disagreement(Exception):  # noqa: N818 - it is what was found
@@ -126,13 +130,17 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all cases of a run have in common. chunk_tokens: 0 takes the planner's choice."""
+    """What all cases of a run have in common.
+
+    chunk_tokens: 0 takes the planner's choice, from the rates.
+    """
 
     dtype: ComputeDtype
     device_kind: DeviceKind
     memory_bytes: int
     rounds: int
     chunk_tokens: int = 0
+    rates: Rates = _UNMEASURED
 
     @property
     def machine(self) -> Machine:
@@ -144,7 +152,7 @@ class Setting:
             device_name=self.device_kind.value, device_kind=self.device_kind, device_index=0,
             shared_memory=self.device_kind is DeviceKind.CPU, gpu_safe_bytes=self.memory_bytes,
             host_safe_bytes=self.memory_bytes, process_overhead_bytes=0, disk_free_bytes=0,
-            rates=Rates({2: _ANY_RATES, 4: _ANY_RATES}, 1e11, 1e10, 1e10), dtypes=(self.dtype,),
+            rates=self.rates, dtypes=(self.dtype,),
             attention_kernels=(kernel,), has_bitsandbytes=False,
         )  # fmt: skip
 
@@ -162,12 +170,11 @@ def plan_for(subject: Subject, tokens: int, setting: Setting) -> planner_pb2.Pla
             Place.DEVICE, Place.DEVICE, shape.query_head_count, shape.key_value_head_count
         ),
     )  # fmt: skip
-    chunk_tokens = min(setting.chunk_tokens, tokens)
-    sizing = Sizing(device_budget=setting.memory_bytes, chunk_tokens=chunk_tokens)
-    candidate = Evaluation(shape, machine).one(tier, chosen, sizing)
-    budget = search.budget_for(machine, search.Constraints())
-    answer = responses.Answer(shape, machine, budget, EVERY_LINEAR)
-    return responses.plan_message(candidate, answer)
+    asked = Search(shape, machine, Constraints())
+    verdict = asked.judge(tier, chosen, Sizing(chunk_tokens=min(setting.chunk_tokens, tokens)))
+    assert verdict.candidate is not None, "the set was named"
+    answer = responses.Answer(shape, machine, asked.budget, EVERY_LINEAR)
+    return responses.plan_message(verdict.candidate, answer)
 
 
 @dataclass(slots=True)
@@ -293,19 +300,28 @@ def make_workers() -> dict[str, Worker]:
 
 def measure_all(options: argparse.Namespace, workers: Mapping[str, Worker]) -> dict[str, Any]:
     """The document for the options. Raises `Disagreement`."""
+    models = options.model or (_FAST_MODELS if options.fast else _MODELS)
+    subjects = [Subject.of(name) for name in models.split(",")]
     device_kind, free_bytes = workers[STREAMING].ask(speed_worker.device_facts)
     setting = Setting(
         ComputeDtype(options.dtype), DeviceKind(device_kind), free_bytes, options.rounds,
-        options.chunk,
+        options.chunk, _rates(options, device_kind),
     )  # fmt: skip
-    models = options.model or (_FAST_MODELS if options.fast else _MODELS)
     lengths = options.tokens or (_FAST_TOKENS if options.fast else _TOKENS)
-    contests = [Contest(Subject.of(name), setting, workers) for name in models.split(",")]
+    contests = [Contest(subject, setting, workers) for subject in subjects]
     measured = run(contests, lengths, options.budget_seconds)
     return {
         "machine": describe_machine() | {"device": device_kind} | _versions(workers), **measured,
         "goals": goals(measured["ratios"]),
     }  # fmt: skip
+
+
+def _rates(options: argparse.Namespace, device_kind: str) -> Rates:
+    """This CPU's, measured now; the planner takes a longer or shorter chunk for them."""
+    if options.chunk or device_kind != DeviceKind.CPU.value:
+        return _UNMEASURED
+    print("rates of this machine", flush=True)
+    return machine_from_profile(measured_profile(quick=options.fast)).rates
 
 
 def _versions(workers: Mapping[str, Worker]) -> dict[str, str]:

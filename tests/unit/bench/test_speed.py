@@ -15,6 +15,7 @@ from elite.planner.v1 import planner_pb2
 from services.common.errors import ServiceError
 from services.planner.machine import ComputeDtype, DeviceKind
 from services.planner.models import catalogue
+from tests.support.machines import measured_profile
 
 _FREE_BYTES = 2**34
 _STATIC_BYTES, _BYTES_PER_TOKEN = 1_000, 1_000_000
@@ -60,6 +61,7 @@ def pretend(
         STREAMING: Pretender(STREAMING, asked, **streaming),
     }
     monkeypatch.setattr(speed, "make_workers", lambda: workers)
+    monkeypatch.setattr(speed, "measured_profile", lambda **_: measured_profile())
     return workers, asked
 
 
