@@ -18,6 +18,7 @@ from google.protobuf import json_format
 
 from elite.profiler.v1 import profiler_pb2
 from services.common.engine_process import LIBRARY_ENVIRONMENT
+from services.planner.rates import Rates
 from services.profiler.convert import add_measurements, assemble
 from services.profiler.probes.host import cpu_device, read_host
 from services.profiler.probes.software import read_software
@@ -40,6 +41,12 @@ def measured_profile(*, quick: bool) -> profiler_pb2.NodeProfile:
         probes = ("safe_allocatable", "attention_kernels", *_RATE_PROBES)
         add_measurements(profile, 0, _run_probes(probes, Path(scratch), quick))
     return profile
+
+
+def computes_in_16_bits(rates: Rates) -> bool:
+    """Whether products in 16 bits are faster than in 32: some CPUs only emulate them."""
+    sixteen_bit, full = rates.of(2), rates.of(4)
+    return bool(sixteen_bit and not (full and full.matmul.best >= sixteen_bit.matmul.best))
 
 
 def _run_probes(names: tuple[str, ...], scratch: Path, quick: bool) -> profiler_pb2.NodeProfile:

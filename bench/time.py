@@ -19,7 +19,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from bench.machine import describe_machine
-from bench.rates import drift, measured_profile, rates_of
+from bench.rates import computes_in_16_bits, drift, measured_profile, rates_of
 from elite.planner.v1 import planner_pb2
 from elite.profiler.v1 import profiler_pb2
 from services.common.engine_process import LIBRARY_ENVIRONMENT
@@ -143,9 +143,7 @@ FAST_CASES = (
 
 def cases_for(machine: Machine, cases: Sequence[Case]) -> list[Case]:
     """The cases; in float32 where 16 bits are only emulated, and take many times as long."""
-    rates = {dtype: machine.rates.of(dtype.element_bytes) for dtype in (_BF16, _FP32)}
-    sixteen_bit, full = rates[_BF16], rates[_FP32]
-    if not full or (sixteen_bit and sixteen_bit.matmul.best > full.matmul.best):
+    if computes_in_16_bits(machine.rates):
         return list(cases)
     return list(dict.fromkeys(replace(case, dtype=_FP32) for case in cases))
 
