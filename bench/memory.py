@@ -2,15 +2,18 @@
 
 Every model at its real size and every tier, under fake tensors, for each optimisation set whose
 tensors can be faked. The streaming executor's layers are alike and its chunks many, so its cases
-have fewer layers. Writes `bench/results/memory.json` and prints the errors.
+have fewer layers. As many cases at a time as there are cores. Writes `bench/results/memory.json`
+and prints the errors.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from transformers import AutoConfig, logging
 
 from bench.machine import describe_machine
 from bench.oracle import measure_step
+from services.common.engine_process import available_cores
 from services.planner import responses, search
 from services.planner.adapters import EVERY_LINEAR, Adapters
 from services.planner.evaluation import Evaluation
@@ -31,6 +35,11 @@ from services.planner.tables import table
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 _STREAMED_LAYERS = 3
+# By whether a set streams; many chunks take long.
+_TIERS = {False: (1, 8), True: (1, 4)}
+# Too large for most cards whole: their weights are streamed.
+_LARGE_MODELS = ("llama-3.1-8b", "llama-3.1-70b")
+_LARGE_MODELS_SETS = ("streaming weights from host",)
 # A pretended card: rates do not touch memory.
 _DTYPE_RATES = single_rates(1e12, [(1.0, 1e12)], 1e11)
 _MACHINE = Machine(
@@ -166,17 +175,32 @@ def config_of(model: ModelShape) -> dict[str, object]:
     return config | {"num_hidden_layers": model.layer_count}
 
 
-def run_cases(models: list[str], tiers: list[int], sets: list[str]) -> Iterator[Case]:
-    """All cases of the matrix."""
+def matrix(
+    models: Sequence[str], tiers: Sequence[int], sets: Sequence[str]
+) -> Iterator[tuple[str, int, str]]:
+    """Model, tier and set of all cases. No tiers: those of the set's executor."""
     ladder = {tier.tier: tier for tier in load_ladder()}
     for model_id in models:
-        model = model_by_id(model_id)
-        for tier in tiers:
-            windowed = model.reads_at_most(ladder[tier].tokens)
-            for name in sets:
-                if windowed and not SETS[name].chosen.streaming:
-                    continue  # its sliding window is shorter: the resident executor refuses
-                yield run_case(model, ladder[tier], name)
+        for name in sets:
+            streams = SETS[name].chosen.streaming
+            for tier in tiers or _TIERS[streams]:
+                # A sliding window that is shorter: the resident executor refuses.
+                if streams or not model_by_id(model_id).reads_at_most(ladder[tier].tokens):
+                    yield model_id, tier, name
+
+
+def run_cases(rows: Sequence[tuple[str, int, str]]) -> Iterator[Case]:
+    """All cases, in their order, so many at a time as there are cores."""
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(available_cores(), mp_context=context) as pool:
+        yield from pool.map(_run_row, rows)
+
+
+def _run_row(row: tuple[str, int, str]) -> Case:
+    logging.set_verbosity_error()
+    model_id, number, name = row
+    (tier,) = (tier for tier in load_ladder() if tier.tier == number)
+    return run_case(model_by_id(model_id), tier, name)
 
 
 def one_per_architecture() -> list[str]:
@@ -202,15 +226,18 @@ def summary(cases: list[Case]) -> dict[str, float]:
 def main() -> None:
     """Runs the matrix the arguments name, prints and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default=",".join(one_per_architecture()))
-    parser.add_argument("--tiers", default="1,8")
-    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--models", help="by commas; default: the smallest of every architecture")
+    parser.add_argument("--tiers", help="by commas; default: 1 and 8, streamed 1 and 4")
+    parser.add_argument("--sets", default=",".join(SETS), help="by commas")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    logging.set_verbosity_error()
+    models = arguments.models.split(",") if arguments.models else one_per_architecture()
+    tiers = [int(tier) for tier in (arguments.tiers or "").split(",") if tier]
+    rows = [*matrix(models, tiers, arguments.sets.split(","))]
+    if not arguments.models:
+        rows += matrix(_LARGE_MODELS, tiers, _LARGE_MODELS_SETS)
     cases = []
-    tiers = [int(tier) for tier in arguments.tiers.split(",")]
-    for case in run_cases(arguments.models.split(","), tiers, arguments.sets.split(",")):
+    for case in run_cases(rows):
         cases.append(case)
         print(
             f"{case.model:18} tier {case.tier:2} {case.set:32} "
