@@ -195,7 +195,8 @@ def run_cases(
     models: dict[Case, Any] = {}
     steppers = []
     for case, prediction in zip(cases, predictions, strict=True):
-        same_weights = replace(case, tokens=0)
+        # A model belongs to the streaming executor that was made for it last.
+        same_weights = case if case.streaming else replace(case, tokens=0)
         if same_weights not in models:
             models[same_weights] = steps.load(case.config, prediction.plan)
         steppers.append(
