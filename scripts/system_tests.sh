@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # Debian's client builds by itself, without plugins.
-export PATH=/usr/bin:$PATH DEBIAN_FRONTEND=noninteractive DOCKER_BUILDKIT=1
+export PATH=/usr/bin:$PATH DEBIAN_FRONTEND=noninteractive DOCKER_BUILDKIT=1 ELITE_SKIP_NOTHING=1
 
 work=$(mktemp -d)
 engine=
@@ -36,7 +36,7 @@ start_engine() {
         sleep 0.2
     done
     tail -5 "$work/log" >&2
-    echo "no Docker engine starts here: tests of containers will be skipped" >&2
+    echo "no Docker engine starts here" >&2
     return 1
 }
 
@@ -92,10 +92,9 @@ step() {
     $1
 }
 step programs
-if step start_engine; then
-    step compose
-    step base_image
-    step torch_wheel
-    step images
-fi
+step start_engine
+step compose
+step base_image
+step torch_wheel
+step images
 make --no-print-directory test-system

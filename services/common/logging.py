@@ -86,7 +86,7 @@ def _text(value: object) -> str:
     """Of any object; a line must not get lost because one cannot say what it is."""
     try:
         return str(value)
-    except Exception:
+    except Exception:  # its own __str__, of any library
         return f"<{type(value).__name__} that cannot be written>"
 
 

@@ -142,7 +142,7 @@ async def _report_health(service: ServiceDefinition, health_servicer: HealthServ
     not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
     try:
         status = serving if await service.is_ready() else not_serving
-    except Exception:
+    except Exception:  # whatever it is, a service that cannot say that it is ready is not
         logger.exception("the readiness check itself failed")
         status = not_serving
     await health_servicer.set(service.full_name, status)

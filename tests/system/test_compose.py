@@ -30,6 +30,7 @@ from tests.fixtures.engine import (
     write_corpus,
     write_tiny_model,
 )
+from tests.support.needs import skip_without
 from tests.support.trainer_stack import REPOSITORY
 
 _FILE = REPOSITORY / "deploy" / "compose" / "compose.yaml"
@@ -50,9 +51,9 @@ def _images() -> set[str]:
     return set(listed.stdout.split())
 
 
-pytestmark = pytest.mark.skipif(
-    not {f"elite/{name}:0.1.0" for name in ("planner", "trainer-worker")} <= _images(),
-    reason="no Docker with the images of `make images`",
+pytestmark = skip_without(
+    {f"elite/{name}:0.1.0" for name in ("planner", "trainer-worker")} - _images(),
+    "no Docker with the images of `make images`",
 )
 
 

@@ -21,6 +21,7 @@ from bench.planner import free_port, running_planner
 from elite.trainer.v1 import trainer_pb2
 from services.common.access import new_token
 from tests.support.api_process import ApiProcess
+from tests.support.needs import skip_without
 from tests.support.trainer_stack import REPOSITORY, TrainerStack
 from tests.support.valkey import Valkey
 
@@ -37,7 +38,7 @@ MISSING += [name for name in SOURCES if not (GOPATH / "src" / name).exists()]
 MODEL_AND_GPU = ("qwen2.5-1.5b", "rtx-3090")
 
 pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+    skip_without(MISSING, f"not installed: {', '.join(MISSING)}"),
     pytest.mark.timeout(600),
 ]
 

@@ -60,7 +60,7 @@ class Sweep:
             except redis.RedisError as error:
                 level = logging.DEBUG if is_unavailable(error) else logging.ERROR
                 logger.log(level, "sweep failed", extra={"error": str(error)})
-            except Exception:
+            except Exception:  # one bad record must not keep all other runs from being freed
                 logger.exception("sweep failed")
             await asyncio.sleep(self._interval_seconds)
 

@@ -49,7 +49,6 @@ def test_the_quota_of_the_cgroup_limits_the_cores(
     assert available_cores(tmp_path / "missing") == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
 def test_freed_blocks_go_back_to_the_machine() -> None:
     answer = subprocess.run(
         [sys.executable, "-c", _FREES_A_BLOCK], capture_output=True, text=True, timeout=60

@@ -43,9 +43,10 @@ from services.trainer.api.settings import TrainerApiSettings
 from services.trainer.jobs.device_classes import class_of_name
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.settings import TrainerWorkerSettings
+from tests.support.needs import skip_without
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("kubectl") is None, reason="needs kubectl, which renders the overlays"
+pytestmark = skip_without(
+    shutil.which("kubectl") is None, "needs kubectl, which renders the overlays"
 )
 overlays = pytest.mark.parametrize("overlay", OVERLAYS)
 
