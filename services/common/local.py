@@ -30,6 +30,7 @@ def serve_locally(service: ServiceDefinition, settings: ServerSettings) -> Itera
     address = [settings.address]
 
     async def run() -> None:
+        """Serves until it is told to stop."""
         metrics = RpcMetrics(service.metrics_name, CollectorRegistry())
         running = await start_server(service, settings, metrics)
         if running.port:
@@ -39,6 +40,7 @@ def serve_locally(service: ServiceDefinition, settings: ServerSettings) -> Itera
         await running.stop()
 
     def run_loop() -> None:
+        """The thread: what keeps the server from starting is kept for its starter."""
         try:
             # Calls cut off by the stop still have cleaning up to do: the runner waits for it.
             with asyncio.Runner(loop_factory=lambda: loop) as runner:

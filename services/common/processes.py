@@ -177,6 +177,7 @@ class _Workers:
             os.close(write_end)
 
         def on_report() -> None:
+            """The worker has reported that it serves, or has ended."""
             loop.remove_reader(read_end)
             if os.read(read_end, 1):  # nothing when the worker ended instead
                 up.set()

@@ -165,6 +165,7 @@ def run_service(name: str, make: Callable[[], ServiceDefinition], settings: Serv
     """
 
     async def run() -> None:
+        """Makes the service inside the event loop."""
         await _serve(make(), settings)
 
     configure_tracing(name)

@@ -80,6 +80,7 @@ def _is_absent(message: Message, field: FieldDescriptor) -> bool:
 
 def _required_check(field: FieldDescriptor, fix: str) -> Check:
     def check(message: Message, path: str) -> Iterator[FieldViolation]:
+        """A field that must be there."""
         if _is_absent(message, field):
             yield FieldViolation(path + field.name, "is missing", fix)
 
@@ -91,6 +92,7 @@ def _max_items_check(field: FieldDescriptor, rules: validation_pb2.FieldRules) -
     fix = rules.fix or f"give at most {most}"
 
     def check(message: Message, path: str) -> Iterator[FieldViolation]:
+        """A list that is too long."""
         count = len(getattr(message, field.name))
         if count > most:
             yield FieldViolation(path + field.name, f"has {count} elements", fix)
@@ -106,6 +108,7 @@ def _range_check(field: FieldDescriptor, rules: validation_pb2.FieldRules) -> Ch
     infinite = (float("inf"), float("-inf"))
 
     def check(message: Message, path: str) -> Iterator[FieldViolation]:
+        """A number out of range; one that is absent is in range."""
         value = getattr(message, field.name)
         if field.has_presence and not message.HasField(field.name):
             return
@@ -120,6 +123,7 @@ def _text_check(field: FieldDescriptor, rules: validation_pb2.FieldRules) -> Che
     pattern = re.compile(rules.pattern) if rules.pattern else None
 
     def check(message: Message, path: str) -> Iterator[FieldViolation]:
+        """Text that is too long or of another form."""
         value: str = getattr(message, field.name)
         if longest is not None and len(value) > longest:
             problem = f"is {len(value)} characters long; the limit is {longest}"
@@ -137,6 +141,7 @@ def _known_enum_check(field: FieldDescriptor) -> Check:
     names = ", ".join(value.name for value in enum_type.values if value.number)
 
     def check(message: Message, path: str) -> Iterator[FieldViolation]:
+        """Numbers that the enum does not have."""
         value: Any = getattr(message, field.name)
         for index, number in enumerate(value if field.is_repeated else [value]):
             if number not in known:
@@ -152,10 +157,12 @@ def _nested_check(field: FieldDescriptor) -> Check:
     name = field.name
 
     def check_one(message: Message, path: str) -> Iterator[FieldViolation]:
+        """What is wrong inside the message."""
         if message.HasField(name):
             yield from violations_of(getattr(message, name), f"{path}{name}.")
 
     def check_each(message: Message, path: str) -> Iterator[FieldViolation]:
+        """What is wrong inside each message of the list."""
         elements: Any = getattr(message, name)
         if nested.GetOptions().map_entry:
             return
@@ -176,6 +183,7 @@ def _oneof_check(oneof: OneofDescriptor) -> Check:
     members = " or ".join(field.name for field in oneof.fields)
 
     def check(message: Message, path: str) -> Iterator[FieldViolation]:
+        """None of the fields of which one must be there."""
         if message.WhichOneof(oneof.name) is None:
             where = path.rstrip(".") or members
             yield FieldViolation(where, f"needs {members}", fix)

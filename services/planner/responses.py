@@ -172,6 +172,7 @@ def _execution(chosen: OptimizationSet, taken: memory.RunMemory) -> pb.Execution
 
 def _streaming(chosen: OptimizationSet, taken: memory.RunMemory) -> pb.Streaming:
     def exact(place: Place) -> pb.Store:
+        """A store whose pages are as they were computed."""
         return pb.Store(placement=_PLACES[place], codec=pb.CODEC_EXACT)
 
     return pb.Streaming(

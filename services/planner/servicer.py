@@ -158,6 +158,7 @@ def planner_service(settings: PlannerSettings) -> ServiceDefinition:
     servicer = PlannerServicer(ladder, OutcomeStore(settings.state_directory), _process_metrics())
 
     def register(server: Any) -> None:
+        """Adds the planner to a server."""
         planner_pb2_grpc.add_PlannerServiceServicer_to_server(servicer, server)
 
     return ServiceDefinition(SERVICE_NAME, "planner", register)

@@ -72,6 +72,7 @@ def profiler_service(settings: ProfilerSettings) -> ServiceDefinition:
     background: list[asyncio.Task[None]] = []
 
     async def is_ready() -> bool:
+        """Whether the machine can be read."""
         try:
             await asyncio.to_thread(profiler.snapshot)
         except (ServiceError, OSError):
@@ -79,9 +80,11 @@ def profiler_service(settings: ProfilerSettings) -> ServiceDefinition:
         return True
 
     async def start() -> None:
+        """Probes attention kernels in the background."""
         background.append(asyncio.create_task(profiler.probe_kernels_if_unknown()))
 
     async def stop() -> None:
+        """Ends what runs in the background, children included."""
         for task in background:
             task.cancel()
             with suppress(asyncio.CancelledError):

@@ -96,6 +96,7 @@ class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
 
     def _around_unary(self, method: str, behaviour: Any) -> Any:
         async def wrapped(request: Message, context: Any) -> Any:
+            """The method, inside the interceptor."""
             call = Call(method, request, context)
             async with self.around(call):
                 call.response = await behaviour(request, context)
@@ -105,6 +106,7 @@ class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
 
     def _around_stream(self, method: str, behaviour: Any) -> Any:
         async def wrapped(request: Message, context: Any) -> AsyncIterator[Any]:
+            """The method's responses, inside the interceptor; closed when the caller leaves."""
             async with (
                 self.around(Call(method, request, context)),
                 aclosing(behaviour(request, context)) as responses,

@@ -199,6 +199,7 @@ def _attention_seconds(
     )
 
     def forward() -> torch.Tensor:
+        """Attention's output, (B, H, S, D)."""
         with sdpa_kernel(list(FUSED_KERNELS.values())):
             return torch.nn.functional.scaled_dot_product_attention(
                 query, key, value, is_causal=True
@@ -208,6 +209,7 @@ def _attention_seconds(
     gradient = torch.randn_like(output)
 
     def backward() -> None:
+        """Gradients of queries, keys and values, from the same output every time."""
         torch.autograd.grad(output, (query, key, value), gradient, retain_graph=True)
 
     return median_seconds(device, forward, effort), median_seconds(device, backward, effort)

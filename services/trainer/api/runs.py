@@ -94,6 +94,7 @@ class Runs:
         """Ends a run that no worker has, asks the worker of a running one, leaves an ended one."""
 
         def decide(record: RunRecord) -> Transition | None:
+            """Cancelled at once where no worker has it."""
             _require_owner(record.run)
             if record.run.state not in WAITING_STATES | {PAUSED}:
                 return None
@@ -116,6 +117,7 @@ class Runs:
         """
 
         def decide(record: RunRecord) -> Transition | None:
+            """Paused at once where no worker has it."""
             _require_owner(record.run)
             if record.run.state in TERMINAL_STATES:
                 raise _wrong_state(record.run, "one that has not ended can be paused")
@@ -137,6 +139,7 @@ class Runs:
         """Queues a paused, failed or cancelled run again. Raises PRECONDITION_FAILED for others."""
 
         def decide(record: RunRecord) -> Transition:
+            """Queued again, with its end forgotten."""
             _require_owner(record.run)
             if record.run.state not in RESUMABLE_STATES:
                 problem = "only a paused, failed or cancelled one can be resumed"

@@ -154,6 +154,7 @@ def trainer_service(settings: TrainerApiSettings) -> ServiceDefinition:
     servicer = TrainerServicer(settings)
 
     def register(server: grpc.aio.Server) -> None:
+        """Adds the trainer to a server."""
         trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server)
 
     return ServiceDefinition(

@@ -75,6 +75,7 @@ class CheckpointStore:
         """Writes a checkpoint and drops all but the newest two; returns its folder and bytes."""
 
         def write(folder: Path) -> None:
+            """The checkpoint's files."""
             write_adapter_weights(model, folder)
             save_file(optimizer_state(optimizer), folder / "optimizer.safetensors")
             generator = bytes(torch.get_rng_state().tolist()).hex()

@@ -77,6 +77,7 @@ class _TiledCrossEntropy(torch.autograd.Function):
         head: OutputHead,
         tile_rows: int,
     ) -> torch.Tensor:
+        """The mean loss of rows `hidden_re` (R, E); gradients are made with it, tile by tile."""
         row_count = len(hidden_re)
         total = torch.zeros((), dtype=torch.float32, device=hidden_re.device)
         gradient_re = torch.empty_like(hidden_re) if ctx.needs_input_grad[0] else None
@@ -92,6 +93,7 @@ class _TiledCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        """Gradient of the rows, (R, E)."""
         (gradient_re,) = ctx.saved_tensors
         return gradient_re * gradients[0].to(gradient_re.dtype), None, None, None
 

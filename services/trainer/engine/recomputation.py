@@ -65,6 +65,7 @@ def recompute_in_backward(
 
     @functools.wraps(forward)
     def recomputed(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The layer's output, (B, S, E), with nothing else saved for backward."""
         if not torch.is_grad_enabled():
             return forward(hidden_states, *args, **kwargs)
         # Without dropout nothing in the model is random: there is no generator state to keep.
@@ -99,6 +100,7 @@ def _saved_on_host(hidden_states: torch.Tensor, counts: HostInputs) -> saved_ten
     device, pointer = hidden_states.device, hidden_states.data_ptr()
 
     def pack(tensor: torch.Tensor) -> tuple[bool, torch.Tensor]:
+        """Whether the tensor was moved, and where it is now."""
         if tensor.data_ptr() != pointer or tensor.shape != hidden_states_shape:
             return False, tensor
         on_host = torch.empty_like(tensor, device="cpu", pin_memory=device.type == "cuda")
@@ -107,6 +109,7 @@ def _saved_on_host(hidden_states: torch.Tensor, counts: HostInputs) -> saved_ten
         return True, on_host
 
     def unpack(packed: tuple[bool, torch.Tensor]) -> torch.Tensor:
+        """The tensor, on the device."""
         is_moved, tensor = packed
         if not is_moved:
             return tensor

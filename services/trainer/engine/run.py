@@ -287,6 +287,7 @@ def _save_adapter(run: Run, loaded: Loaded, location: str) -> None:
     heads = run.specification.plan.execution.key_value_head_count
 
     def write(to: Path) -> None:
+        """The adapter's files."""
         write_adapter(loaded.model, location, to, key_value_head_count=heads)
 
     size_bytes = replace_folder(folder, write, run.fence.held)

@@ -94,6 +94,7 @@ def hooks_of(saver: RunSaver, stop_requested: Callable[[], bool]) -> Hooks:
     """What the journal asks of the run."""
 
     def saved(step: SavedStep) -> None:
+        """Tells of a step that was saved in the middle."""
         message = trainer_pb2.CheckpointSaved(
             step=step.step, bytes=step.bytes, stages_done=step.stages_done,
             stage_count=step.stage_count, seconds=step.seconds,

@@ -142,6 +142,7 @@ class _ReplayedAttention(torch.autograd.Function):
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
         replay: Replay, window: int | None, scale: float,
     ) -> torch.Tensor:  # fmt: skip
+        """The output, (B, C, H, D), of query (B, H, C, D), key and value (B, G, C, D)."""
         replay.at.write(key, value)
         attended = replay.stored or replay.at.attend(query, window, scale)
         ctx.save_for_backward(query, attended.output_bchd, attended.lse_bhc)
@@ -150,6 +151,7 @@ class _ReplayedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of query, key and value; those of later chunks' keys are in already."""
         query, output, lse = ctx.saved_tensors
         at: ChunkAttention = ctx.at
         attended = Attended(output, lse)

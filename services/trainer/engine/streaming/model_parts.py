@@ -110,6 +110,7 @@ class ModelParts:
     def _recordable(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
         def recordable(*arguments: Any, **keywords: Any) -> Any:
+            """The layer, or while it is recorded its first argument."""
             if self._recording is None:
                 result = forward(*arguments, **keywords)
                 self._returns_tuple[index] = isinstance(result, tuple)

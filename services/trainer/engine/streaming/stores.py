@@ -98,7 +98,9 @@ class Store(Protocol):
     changed: set[int]
 
     @property
-    def file(self) -> PageFile | None: ...
+    def file(self) -> PageFile | None:
+        """Where pages on a disk are, else None."""
+        ...
 
     @property
     def moved(self) -> Moved:

@@ -114,6 +114,7 @@ class StreamedWeights:
     def _streamed(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
         def streamed(*arguments: Any, **keywords: Any) -> Any:
+            """The layer, once its weights are on the device."""
             self._ensure(index)
             return forward(*arguments, **keywords)
 
@@ -158,6 +159,7 @@ class _Tensor:
 
     @property
     def size_bytes(self) -> int:
+        """Bytes it takes, without what is left free after it."""
         return self.shape.numel() * self.dtype.itemsize
 
     def place(self, buffer: torch.Tensor) -> None:
@@ -176,10 +178,12 @@ class _Layer:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
+        """Those of its tensors that are parameters."""
         return [tensor.owner for tensor in self.tensors if tensor.name == _DATA]
 
     @property
     def size_bytes(self) -> int:
+        """Bytes of all its tensors, aligned."""
         last = self.tensors[-1]
         return _aligned(last.offset + last.size_bytes)
 
