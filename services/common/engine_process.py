@@ -32,6 +32,10 @@ _M_TRIM_THRESHOLD = -1
 LARGE_BLOCK_BYTES = 1024 * 1024
 # Chunks are alike: what one leaves fits the next, and is worth keeping (bench.speed).
 CHUNK_BLOCK_BYTES = 32 * LARGE_BLOCK_BYTES
+# Pinned memory is rounded up to a power of two for every allocation: large slabs, full of pages,
+# are close to one. What is left goes into smaller ones.
+LARGE_SLAB_BYTES = 1024 * LARGE_BLOCK_BYTES
+SLAB_BYTES = LARGE_SLAB_BYTES // 4
 
 
 def return_freed_memory(large_block_bytes: int = LARGE_BLOCK_BYTES) -> None:

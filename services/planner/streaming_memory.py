@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from services.common.engine_process import LARGE_SLAB_BYTES, SLAB_BYTES
 from services.planner.arithmetic import (
     Number,
     ceiling_divide,
@@ -42,10 +43,6 @@ LARGEST_CHUNK = 8192
 LARGEST_CHUNK_ON_CPU = 1024
 # Keys that stream from the host are read once a chunk: longer chunks hide it.
 LARGEST_CHUNK_FOR_STREAMED_KEYS = 32768
-# Host pages are carved from slabs, so that pinned memory's rounding costs little; the engine's
-# sizes (services/trainer/engine/streaming/stores.py).
-SLAB_BYTES = 256 * 2**20
-LARGE_SLAB_BYTES = 2**30
 _FLOAT32 = 4
 # A store off the device has so many pages on it: at work, on its way there, on its way back.
 BUFFERED_PAGES = 3

@@ -19,16 +19,13 @@ from typing import Protocol
 
 import torch
 
+from services.common.engine_process import LARGE_SLAB_BYTES, SLAB_BYTES
 from services.trainer.engine.memory_tracking import counted_as_host
 from services.trainer.engine.streaming.codecs import EXACT, Codec
 from services.trainer.engine.streaming.copy_stream import CopyStream
 from services.trainer.engine.streaming.page_files import FilePages, PageFile, PageFilePlace
 from services.trainer.engine.transfers import Moved
 
-# Pinned memory is rounded up to a power of two for every allocation: large slabs, full of pages,
-# are close to one. What is left goes into smaller ones.
-SLAB_BYTES = 256 * 2**20
-LARGE_SLAB_BYTES = 2**30
 # Tensors in a page begin at multiples of this, as kernels like it.
 _ALIGNMENT = 64
 _READ_BUFFERS, _WRITE = 2, 2

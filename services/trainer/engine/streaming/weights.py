@@ -24,11 +24,11 @@ import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 
+from services.common.engine_process import SLAB_BYTES
 from services.trainer.engine.decoder import decoder_layers
 from services.trainer.engine.failures import BAD_MODEL, EngineError
 from services.trainer.engine.memory_tracking import counted_as_host
 from services.trainer.engine.streaming.copy_stream import CopyStream
-from services.trainer.engine.streaming.stores import SLAB_BYTES
 from services.trainer.engine.transfers import Moved
 
 BUFFERS = 2
