@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from services.planner.adapters import EVERY_LINEAR, Adapters
-from services.planner.arithmetic import Number, minimum, where
+from services.planner.arithmetic import Number, minimum
 from services.planner.calibration import UNCALIBRATED, Correction
 from services.planner.cost import StepCost, TimeTerms, step_cost, time_terms
 from services.planner.grids import Grid, Group
@@ -24,7 +24,7 @@ from services.planner.memory import (
 )
 from services.planner.models import ModelShape
 from services.planner.options import OptimizationSet
-from services.planner.streaming_memory import LARGEST_CHUNK, LARGEST_CHUNK_FOR_STREAMED_KEYS
+from services.planner.streaming_memory import longest_useful_chunk
 from services.planner.terms import (
     ModelTerms,
     SetTerms,
@@ -146,7 +146,7 @@ class Evaluation:
         tiers = tier_terms(rows, self._adapters.rank)
         chunk_tokens = np.tile(np.array(lengths), len(ladder))[:, None]
         totals = [
-            self._totals(tiers, group, _with_chunk(chunk_tokens, tiers, group), len(rows))
+            self._totals(tiers, group, _with_chunk(chunk_tokens, tiers, group.columns), len(rows))
             for group in grid.groups
         ]
         return Evaluated(grid.sets, *_joined(totals))
@@ -156,7 +156,7 @@ class Evaluation:
         tiers = tier_terms(ladder, self._adapters.rank)
         totals = []
         for group in grid.groups:
-            sizing = _with_chunk(chunk_tokens, tiers, group)
+            sizing = _with_chunk(chunk_tokens, tiers, group.columns)
             phases = self._memory(tiers, group.sets[0], group.columns, sizing)
             size = (len(ladder), len(group.sets))
             totals.append([np.broadcast_to(value, size) for value in self._bytes(phases)])
@@ -229,9 +229,9 @@ class Evaluation:
         return tuple(np.broadcast_to(value, size) for value in values)
 
 
-def _with_chunk(chunk_tokens: Number, tiers: TierTerms, group: Group) -> Sizing:
-    here = group.columns.keys_on_device
-    useful = where(here, LARGEST_CHUNK, LARGEST_CHUNK_FOR_STREAMED_KEYS)
+def _with_chunk(chunk_tokens: Number, tiers: TierTerms, columns: SetTerms) -> Sizing:
+    """The chunk, shorter where a longer one is useless or the window is shorter."""
+    useful = longest_useful_chunk(columns.keys_on_device)
     return Sizing(chunk_tokens=minimum(useful, chunk_tokens, tiers.tokens))
 
 

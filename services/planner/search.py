@@ -30,7 +30,11 @@ from services.planner.remedies import (
     remedy_for_window,
 )
 from services.planner.shortfalls import nearest_set, single_changes
-from services.planner.streaming_memory import SMALLEST_CHUNK, chunk_lengths
+from services.planner.streaming_memory import (
+    SMALLEST_CHUNK,
+    chunk_lengths,
+    longest_useful_chunk,
+)
 
 # A long ladder is judged in parts that a processor's cache can hold.
 _TIERS_AT_ONCE = 64
@@ -192,13 +196,15 @@ class Search:
         found = self.evaluation.with_chunks(possible, grid, lengths)
         rows = [tier for tier in possible for _ in lengths]
         fits = _nothing(self._missing(found, rows, grid.on_disk))
-        seconds = np.where(fits, found.seconds, np.inf).reshape(len(possible), -1)
-        fastest = zip(possible, seconds.argmin(axis=1), seconds.min(axis=1), strict=True)
-        return {
-            tier.tier: self.judge(tier, grid.sets[index % len(grid.sets)], Sizing())
-            for tier, index, least in fastest
-            if np.isfinite(least)
-        }
+        seconds = np.where(fits, found.seconds, np.inf)
+        verdicts = {}
+        for number, tier in enumerate(possible):
+            own = seconds[number * len(lengths) : (number + 1) * len(lengths)]
+            length, index = np.unravel_index(own.argmin(), own.shape)
+            if np.isfinite(own[length, index]):
+                totals = found.totals(number * len(lengths) + int(length), int(index))
+                verdicts[tier.tier] = self._fitting(tier, totals, lengths[length])
+        return verdicts
 
     def _remedy_without_sets(self, tier: Tier, *, resident: bool) -> Remedy:
         if resident or not self.evaluation.dropout:
@@ -253,10 +259,7 @@ class Search:
         fast = np.flatnonzero(seconds <= seconds.min() / (1 - _WORTHWHILE))
         not_longer = [i for i in fast if lengths[i] <= candidate.memory.chunk_tokens]
         best = int(not_longer[-1] if not_longer else fast[0])
-        sizing = Sizing(chunk_tokens=lengths[best])
-        return Verdict(
-            tier, found.totals(0, best), itemise=lambda: self.evaluation.one(tier, chosen, sizing)
-        )
+        return self._fitting(tier, found.totals(0, best), lengths[best])
 
     def _grid(self, *, resident: bool) -> Grid | None:
         wanted = choice(
@@ -306,15 +309,18 @@ class Search:
         ]
         return np.array([*rows[: len(OPT_IN)], np.any(named, axis=0)])
 
-    def _candidate(self, tier: Tier, chosen: OptimizationSet) -> Candidate:
-        sizing = self.evaluation.sizing(self.budget.gpu_bytes)
-        return self.evaluation.one(tier, chosen, sizing)
+    def _fitting(self, tier: Tier, totals: Totals, chunk_tokens: int = 0) -> Verdict:
+        """chunk_tokens: what the totals are under; 0: what the budget suggests."""
+        return Verdict(tier, totals, itemise=self._itemiser(tier, totals, chunk_tokens))
 
-    def _fitting(self, tier: Tier, totals: Totals) -> Verdict:
-        return Verdict(tier, totals, itemise=self._itemiser(tier, totals))
-
-    def _itemiser(self, tier: Tier, totals: Totals) -> Callable[[], Candidate]:
-        return lambda: self._candidate(tier, totals.chosen)
+    def _itemiser(
+        self, tier: Tier, totals: Totals, chunk_tokens: int = 0
+    ) -> Callable[[], Candidate]:
+        chosen, sizing = totals.chosen, self.evaluation.sizing(self.budget.gpu_bytes)
+        if chunk_tokens:
+            useful = longest_useful_chunk(chosen.key_values is Place.DEVICE)
+            sizing = Sizing(chunk_tokens=int(min(useful, chunk_tokens, tier.tokens)))
+        return lambda: self.evaluation.one(tier, chosen, sizing)
 
     def _refused(
         self,

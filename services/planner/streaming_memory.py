@@ -54,9 +54,14 @@ _FOUND_SHARE = 0.3
 _TOKEN_BYTES = 8
 
 
+def longest_useful_chunk(keys_on_device: Number, with_keys: int = LARGEST_CHUNK) -> Number:
+    """The length beyond which nothing is won; with_keys: where keys are on the device."""
+    return where(keys_on_device, with_keys, LARGEST_CHUNK_FOR_STREAMED_KEYS)
+
+
 def chunk_lengths(tokens: int, *, keys_on_device: bool) -> tuple[int, ...]:
     """Lengths worth a look for a window: powers of two, and the window itself."""
-    largest = min(tokens, LARGEST_CHUNK if keys_on_device else LARGEST_CHUNK_FOR_STREAMED_KEYS)
+    largest = int(min(tokens, longest_useful_chunk(keys_on_device)))
     powers = range(SMALLEST_CHUNK.bit_length() - 1, (largest - 1).bit_length())
     return (*(1 << power for power in powers), largest)
 
@@ -172,7 +177,7 @@ class StreamingMemory:
         share = where(keys_here, _CHUNK_SHARE, _CHUNK_SHARE_FOR_STREAMED_KEYS)
         per_token = sum(self._backward(1).values()) - sum(self._backward(0).values())
         room = (device_budget - self._static.base_model) * share // per_token
-        useful = where(keys_here, self._largest_chunk, LARGEST_CHUNK_FOR_STREAMED_KEYS)
+        useful = longest_useful_chunk(keys_here, self._largest_chunk)
         fitting = minimum(power_of_two_to(maximum(room, SMALLEST_CHUNK)), useful)
         return minimum(fitting, self._tier.tokens)
 
