@@ -144,11 +144,6 @@ class ClockedExecutor:
     executor: Executor
     clock: StageClock
 
-    @property
-    def disk_written_bytes(self) -> int:
-        """The executor's."""
-        return self.executor.disk_written_bytes
-
     def step(
         self, window_bs: torch.Tensor, gradient_scale: float, journal: StepJournal | None = None
     ) -> float:

@@ -25,15 +25,32 @@ def hub_config(hub_id: str) -> str:
     Settings are the hub library's own: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE. Raises `CliError` when it
     cannot be had.
     """
+    try:
+        config = json.loads(_download(hub_id).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _unread(hub_id, "it is not JSON") from error
+    if not isinstance(config, dict):
+        raise _unread(hub_id, "it is not a JSON object")
+    # Whatever the file says: weights come from where the configuration came from.
+    return json.dumps(config | {"_name_or_path": hub_id})
+
+
+def _download(hub_id: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
 
     print(f"looking for {hub_id} on the hub", file=sys.stderr)
     # It tells of every one of its retries.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        path = Path(hf_hub_download(hub_id, "config.json"))
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return Path(hf_hub_download(hub_id, "config.json"))
+    except HFValidationError as error:
+        raise bad_option("--model", f"{hub_id} is no id that the hub can have", _FIX) from error
     except GatedRepoError as error:
         problem = f"{hub_id} is behind a licence on the hub"
         raise bad_option("--model", problem, "accept it there and set HF_TOKEN") from error
@@ -42,14 +59,8 @@ def hub_config(hub_id: str) -> str:
         raise bad_option("--model", problem, _FIX) from error
     except EntryNotFoundError as error:
         raise _unread(hub_id, "it has none, or none in the cache of an unreachable hub") from error
-    except ValueError as error:
-        raise _unread(hub_id, "it is not JSON") from error
     except OSError as error:  # the hub's errors of connection are among them
         raise _unread(hub_id, "the hub cannot be reached") from error
-    if not isinstance(config, dict):
-        raise _unread(hub_id, "it is not a JSON object")
-    # Whatever the file says: weights come from where the configuration came from.
-    return json.dumps(config | {"_name_or_path": hub_id})
 
 
 def _unread(hub_id: str, why: str) -> CliError:

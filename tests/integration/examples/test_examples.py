@@ -6,28 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
-
-from services.common.local import serve_locally
-from services.planner.servicer import planner_service
-from services.planner.settings import PlannerSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples"
 TOOLS = Path(sys.executable).parent
 MODEL_AND_CARD = ("qwen2.5-1.5b", "rtx-3090")
-
-
-@pytest.fixture(scope="module")
-def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address."""
-    folder = tmp_path_factory.mktemp("planner")
-    settings = PlannerSettings(address="127.0.0.1:0", state_directory=folder)
-    with serve_locally(planner_service(settings), settings) as address:
-        yield address
 
 
 def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:

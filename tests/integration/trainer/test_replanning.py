@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import grpc
 import pytest
 
 from elite.planner.v1 import planner_pb2, planner_pb2_grpc
 from elite.trainer.v1 import trainer_pb2
-from services.common.local import serve_locally
-from services.planner.servicer import planner_service
-from services.planner.settings import PlannerSettings
 from services.trainer.worker.replanning import NoPlanError, Replanner, compared, shortfalls, tighten
 from tests.support.machines import GIBIBYTE, by_id
 from tests.support.run_specs import a_spec
@@ -23,14 +19,6 @@ SUCCEEDED = trainer_pb2.RUN_STATE_SUCCEEDED
 DEVICE = trainer_pb2.FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY
 HOST = trainer_pb2.FAILURE_CAUSE_HOST_OUT_OF_MEMORY
 CARD = "nvidia-geforce-rtx-3090"
-
-
-@pytest.fixture(scope="module")
-def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("planner")
-    settings = PlannerSettings(address="127.0.0.1:0", state_directory=folder)
-    with serve_locally(planner_service(settings), settings) as address:
-        yield address
 
 
 def a_request(tier: int = 4, **constraints: object) -> planner_pb2.PlanRequest:

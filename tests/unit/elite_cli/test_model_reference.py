@@ -103,6 +103,11 @@ def test_a_model_of_the_hub_goes_by_its_config(hub_cache: Path) -> None:
     }  # fmt: skip
 
 
+def test_an_id_that_the_hub_cannot_have() -> None:
+    with pytest.raises(CliError, match="is no id that the hub can have"):
+        read_model("some--one/model..")
+
+
 @pytest.mark.parametrize("content", [None, "not JSON", "[]"])
 def test_a_config_that_the_hub_does_not_give(hub_cache: Path, content: str | None) -> None:
     if content is not None:

@@ -19,11 +19,6 @@ from services.trainer.engine.streaming.step_journal import StepJournal
 class Executor(Protocol):
     """Runs windows through the model. B is 1: one window at a time; its ids are on the host."""
 
-    @property
-    def disk_written_bytes(self) -> int:
-        """Bytes written to page files so far."""
-        ...
-
     def step(
         self, window_bs: torch.Tensor, gradient_scale: float, journal: StepJournal | None = None
     ) -> float:

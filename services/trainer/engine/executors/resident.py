@@ -20,8 +20,6 @@ from services.trainer.engine.streaming.step_journal import StepJournal
 class ResidentExecutor:
     """Autograd through the model as `apply_plan` left it, then the tiled loss on the targets."""
 
-    disk_written_bytes = 0  # it has no page files
-
     def __init__(self, model: Any, plan: planner_pb2.Plan, meter: StepMeter | None = None) -> None:
         """`model` is the Hugging Face model with its adapters inside. meter: measures the steps."""
         self._model = model

@@ -85,11 +85,6 @@ class StreamingExecutor:
         """Name of the kernel that every layer's attention runs on."""
         return self._kernel.name
 
-    @property
-    def disk_written_bytes(self) -> int:
-        """Bytes written to page files so far."""
-        return self._workspace.moved.disk_written_bytes
-
     def step(
         self, window_bs: torch.Tensor, gradient_scale: float, journal: StepJournal | None = None
     ) -> float:

@@ -12,6 +12,7 @@ import torch
 
 from services.trainer.engine.executors.streaming import StreamingExecutor
 from services.trainer.engine.failures import EngineError
+from services.trainer.engine.step_meter import StepMeter
 from services.trainer.engine.streaming.codecs import EXACT, Codec, Int8, Nf4
 from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.streaming.stores import Place
@@ -130,11 +131,12 @@ def test_nothing_is_left_on_the_disk_and_what_was_written_is_counted(tmp_path: P
     settings = StreamingSettings(
         TOKENS, TARGETS, 10, 5, layer_inputs=Place.DISK, page_folder=tmp_path
     )
-    executor = StreamingExecutor(model, settings)
-    assert executor.disk_written_bytes == 0
+    meter = StepMeter(torch.device("cpu"))
+    executor = StreamingExecutor(model, settings, meter)
+    assert meter.moved.disk_written_bytes == 0
     executor.step(a_window(TOKENS), 1.0)
     # Inputs of four layers in seven chunks, each a block of the disk.
-    assert executor.disk_written_bytes == 4 * 7 * 4096
+    assert meter.moved.disk_written_bytes == 4 * 7 * 4096
     assert list(tmp_path.iterdir()) == []
 
 
