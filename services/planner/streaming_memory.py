@@ -32,6 +32,7 @@ from services.planner.resident_memory import (
 )
 from services.planner.static_memory import Static
 from services.planner.terms import ModelTerms, SetTerms, TierTerms
+from services.planner.tracing import Traced
 
 SMALLEST_CHUNK = 256
 # The chunk's share of the budget beside the weights; the rest is for what grows with the window.
@@ -64,6 +65,20 @@ def chunk_lengths(tokens: int, *, keys_on_device: bool) -> tuple[int, ...]:
     largest = int(min(tokens, longest_useful_chunk(keys_on_device)))
     powers = range(SMALLEST_CHUNK.bit_length() - 1, (largest - 1).bit_length())
     return (*(1 << power for power in powers), largest)
+
+
+def slabs(count: Number, page_bytes: Number) -> Number:
+    """Bytes of pinned slabs of whole pages; each allocation is rounded up to a power of two."""
+    if Traced in (type(count), type(page_bytes)):
+        taken = slabs(value_of(count), value_of(page_bytes))
+        return Traced.call("slabs", taken, (count, page_bytes))
+    taken = 0
+    for slab_bytes in (LARGE_SLAB_BYTES, SLAB_BYTES):
+        per_slab = maximum(1, slab_bytes // maximum(1, page_bytes))
+        full = count // per_slab
+        taken = taken + full * power_of_two_from(per_slab * page_bytes)
+        count = count - full * per_slab
+    return taken + power_of_two_from(count * page_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +212,7 @@ class StreamingMemory:
         return self._count(store), whole(self.chunk_tokens * store.width)
 
     def _slabs(self, store: Store) -> Number:
-        """Pinned slabs of whole pages; each allocation is rounded up to a power of two."""
-        count, page = self._pages(store)
-        taken: Number = 0
-        for slab_bytes in (LARGE_SLAB_BYTES, SLAB_BYTES):
-            per_slab = maximum(1, slab_bytes // maximum(1, page))
-            full = count // per_slab
-            taken = taken + full * power_of_two_from(per_slab * page)
-            count = count - full * per_slab
-        return taken + power_of_two_from(count * page)
+        return slabs(*self._pages(store))
 
     def _staging(self, store: Store) -> Number:
         """Pinned pages on the way between device and disk."""

@@ -21,12 +21,13 @@ from services.planner.explanation import derivations
 from services.planner.memory import Sizing
 from services.planner.models import model_by_id
 from services.planner.options import OptimizationSet
+from services.planner.streaming_memory import slabs
 from services.planner.tracing import Traced
 from tests.support.machines import machine
 from tests.unit.planner.test_cost import STREAMED
 from tests.unit.planner.test_memory import FRUGAL, PLAIN, TIER
 
-FUNCTIONS = {"ceil": math.ceil, "power_of_two": power_of_two_from}
+FUNCTIONS = {"ceil": math.ceil, "power_of_two": power_of_two_from, "slabs": slabs}
 S, H = Traced(10, "S"), Traced(3, "h")
 
 
