@@ -93,7 +93,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """Writes a run's events until it ends.
 
         Writes are shielded: grpc.aio leaks the message of a write whose task is cancelled, as that
-        of a watcher who leaves is (https://github.com/grpc/grpc/issues/43360).
+        of a watcher who leaves is (https://github.com/grpc/grpc/issues/43360). And awaited to
+        their end: gRPC refuses to send the call's status while one is under way.
         """
         with store_errors(self._settings.trainer):
             outage = self._settings.watch_outage_seconds
@@ -101,7 +102,11 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             async with aclosing(watching) as events:
                 async for event in events:
                     response = trainer_pb2.WatchRunResponse(event=event)
-                    await asyncio.shield(context.write(response))
+                    writing = asyncio.ensure_future(context.write(response))
+                    try:
+                        await asyncio.shield(writing)
+                    finally:
+                        await asyncio.wait((writing,))
 
     async def CancelRun(
         self, request: trainer_pb2.CancelRunRequest, context: Any
