@@ -1,4 +1,4 @@
-"""How much one client may ask for: calls a second, and calls at once."""
+"""How much may be asked for: by one client a second and at once, and by all at once."""
 
 from __future__ import annotations
 
@@ -19,6 +19,25 @@ class _Account:
     tokens: float
     filled_at: float
     calls: int = 0
+
+
+class OpenCalls:
+    """A count of the open calls of all clients."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._open = most, 0
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """For as long as a call lasts. Raises `ServiceError` (RATE_LIMITED)."""
+        if self._open >= self._most:
+            problem = f"{self._open} calls are open, all that this server takes: try again later"
+            raise ServiceError(ErrorReason.RATE_LIMITED, problem)
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
 
 
 class ClientLimits:

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services.common.access import TokenFile, TokenFileError
 from services.common.addresses import AddressError, is_unix_socket
-from services.common.client_limits import ClientLimits
+from services.common.client_limits import ClientLimits, OpenCalls
 from services.common.health import HealthServicer
 from services.common.interceptors import server_interceptors
 from services.common.interceptors.access import AccessInterceptor
@@ -89,7 +89,8 @@ async def start_server(
     """
     server = grpc.aio.server(
         interceptors=server_interceptors(metrics, _access(settings)),
-        maximum_concurrent_rpcs=settings.max_concurrent_requests,
+        # gRPC's own refusals are in no log and no metric, and hit probes: ours come before.
+        maximum_concurrent_rpcs=2 * settings.max_concurrent_requests,
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -116,7 +117,7 @@ def _access(settings: ServerSettings) -> AccessInterceptor:
         settings.max_client_requests_per_second, settings.max_client_concurrent_requests
     )
     tokens = TokenFile(settings.tokens_file) if settings.tokens_file else None
-    return AccessInterceptor(tokens, limits)
+    return AccessInterceptor(tokens, limits, OpenCalls(settings.max_concurrent_requests))
 
 
 def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:

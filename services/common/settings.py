@@ -17,7 +17,9 @@ class ServerSettings(BaseSettings):
         default="", description="host:port of the Prometheus endpoint; empty switches it off"
     )
     max_message_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
-    max_concurrent_requests: int = Field(default=256, ge=1)
+    max_concurrent_requests: int = Field(
+        default=256, ge=1, description="calls open at once in each process, probes not counted"
+    )
     max_client_requests_per_second: float = Field(
         default=0.0, ge=0, description="calls one client may make, in each process; 0: any number"
     )

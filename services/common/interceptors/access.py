@@ -16,7 +16,7 @@ from services.common.access import (
     is_open,
     required_role,
 )
-from services.common.client_limits import ClientLimits
+from services.common.client_limits import ClientLimits, OpenCalls
 from services.common.errors import ServiceError
 from services.common.interceptors.base import AroundInterceptor, Call
 from services.common.interceptors.status import status_name
@@ -29,12 +29,17 @@ _STAY_OPEN = ("/grpc.health.v1.Health/Watch", "/ServerReflectionInfo")
 
 
 class AccessInterceptor(AroundInterceptor):
-    """Before the request is looked at. Without a file of tokens anybody may do anything."""
+    """Before the request is looked at. Without a file of tokens anybody may do anything.
+
+    Probes are not counted among a server's open calls: a full one is alive.
+    """
 
     request_streams = True
 
-    def __init__(self, tokens: TokenFile | None, limits: ClientLimits) -> None:
-        self._tokens, self._limits = tokens, limits
+    def __init__(
+        self, tokens: TokenFile | None, limits: ClientLimits, open_calls: OpenCalls
+    ) -> None:
+        self._tokens, self._limits, self._open_calls = tokens, limits, open_calls
 
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
@@ -50,7 +55,7 @@ class AccessInterceptor(AroundInterceptor):
         try:
             client = authorise(client, call.method)
             current_client.set(client)  # a call is a task of its own
-            with self._limits.call_of(client.name or _host(peer)):
+            with self._open_calls.one_more(), self._limits.call_of(client.name or _host(peer)):
                 yield
         except BaseException as raised:
             error = raised

@@ -178,11 +178,15 @@ def test_a_message_over_the_limit() -> None:
 
 def test_more_calls_at_once_than_allowed() -> None:
     planner = Planner()
-    with connected(planner, max_concurrent_requests=2) as (stub, _):
+    with connected(planner, max_concurrent_requests=2) as (stub, channel):
         held = [stub.ListModels.future(pb.ListModelsRequest()) for _ in range(2)]
         assert all(planner.running.acquire(timeout=CALL_SECONDS) for _ in held)
         code, _ = refused(lambda: stub.ListTiers(pb.ListTiersRequest(), timeout=CALL_SECONDS))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        # Who restarts servers that do not answer must not restart one that is full.
+        health = health_pb2_grpc.HealthStub(channel)
+        probed = health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_SECONDS)
+        assert probed.status == health_pb2.HealthCheckResponse.SERVING
         planner.release.set()
         assert all(call.result(timeout=CALL_SECONDS).models for call in held)
         stub.ListTiers(pb.ListTiersRequest(), timeout=CALL_SECONDS)
