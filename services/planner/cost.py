@@ -60,6 +60,7 @@ class TimeTerms:
 
     linear_seconds: Number
     key_seconds: Number
+    unread_seconds: Number
     # Bytes by the width of the tensor that is written.
     elementwise_traffic: Mapping[int, float]
     head_rate: Number
@@ -94,6 +95,7 @@ def time_terms(
     return TimeTerms(
         linear_seconds=converted.layer_count * _product_seconds(converted.linears, of_dtype),
         key_seconds=converted.layer_count * _product_seconds(attention, of_dtype),
+        unread_seconds=converted.layer_count * _product_seconds(converted.unread_linears, of_dtype),
         elementwise_traffic=_forward_traffic(converted, chosen.dtype.element_bytes, adapters),
         head_rate=of_dtype.head,
         thin_rate=of_dtype.thin,
@@ -209,7 +211,10 @@ class _Cost:
         A window or chunk that is no multiple costs as much as its share.
         """
         model, tier, terms = self._model, self._tier, self._terms
-        base = self._layer_tokens * terms.linear_seconds / model.layers * (self._forwards + 1)
+        # The streaming executor's recompute leaves out what nothing reads.
+        unread = terms.unread_seconds * self._streaming
+        products = terms.linear_seconds * (self._forwards + 1) - unread
+        base = self._layer_tokens / model.layers * products
         makes_keys = self._streaming & (1 - self._chosen.keeps_keys)
         # Backward begins with the last layer's, which are there.
         share = (model.layers - 1) / model.layers
@@ -269,9 +274,11 @@ class _Cost:
     def _dequantised(self) -> Number:
         """Each pass over a chunk reads the NF4 weights and writes them out in the compute dtype."""
         model = self._model
-        weights = model.layers * model.layer_linear_weights * (NF4_BYTES_PER_WEIGHT + model.element)
+        passes = (self._forwards + 1) * model.layer_linear_weights
+        weights = passes - model.unread_weights * self._streaming
         chunks = ceiling_divide(self._tier.tokens, self._chunk)
-        return where(self._chosen.nf4, (self._forwards + 1) * chunks * weights, 0)
+        traffic = model.layers * chunks * weights * (NF4_BYTES_PER_WEIGHT + model.element)
+        return where(self._chosen.nf4, traffic, 0)
 
     def _optimizer(self) -> Number:
         """Parameters and states read and written, gradients read twice (norm, update)."""

@@ -115,6 +115,17 @@ class ModelShape:
         return self.layer_count * self.layer_linear_weights
 
     @property
+    def unread_linears(self) -> tuple[Linear, ...]:
+        """Linears that only add to the layer's output: a recompute for backward leaves them out."""
+        rows = self.architecture.linears
+        adding = [n for n, row in enumerate(rows) if row.outputs == "hidden"]
+        if self.architecture.norm_after_mlp:
+            return ()
+        return tuple(
+            self.linears[n] for n in (adding if self.architecture.parallel else adding[-1:])
+        )
+
+    @property
     def largest_linear_weights(self) -> int:
         """Weights of the largest linear of a decoder layer."""
         return max(linear.weight_count for linear in self.linears)

@@ -43,6 +43,7 @@ class ModelTerms:
     parameters: Number
     layer_parameters: Number
     layer_linear_weights: Number
+    unread_weights: Number
     largest_linear_weights: Number
     embedding_parameters: Number
     # Of one layer, per unit of rank.
@@ -120,6 +121,7 @@ def model_terms(model: ModelShape, chosen: OptimizationSet, adapters: Adapters) 
         parameters=converted.parameter_count,
         layer_parameters=converted.layer_parameters,
         layer_linear_weights=converted.layer_linear_weights,
+        unread_weights=sum(linear.weight_count for linear in converted.unread_linears),
         largest_linear_weights=converted.largest_linear_weights,
         embedding_parameters=converted.embedding_parameters,
         adapter_parameters=sum(linear.inputs + linear.outputs for linear in linears),

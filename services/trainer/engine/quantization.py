@@ -40,3 +40,12 @@ def _quantised(
     # backwards would silently lose gradients (bitsandbytes 0.50).
     quantised.support_avx512bf16_for_cpu = False
     return quantised.eval()
+
+
+def dequantised(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A module's weight, (out, in); an NF4 one made anew in `dtype`."""
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return weight
+    full: torch.Tensor = bnb.functional.dequantize_4bit(weight, state)
+    return full.to(dtype)

@@ -99,14 +99,14 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> No
 def test_a_step_killed_at_random_moments_goes_on_in_the_middle(tmp_path: Path) -> None:
     """Two steps of some seconds each, a save every second, a SIGKILL whenever."""
     workspace = streaming_workspace(
-        tmp_path, layers=12, layer_inputs=DISK,
+        tmp_path, layers=8, layer_inputs=DISK,
         checkpoint_policy=planner_pb2.CHECKPOINT_POLICY_SELECTIVE,
         streaming=planner_pb2.Streaming(
             chunk_tokens=4, hidden_gradients=DEVICE, attention_outputs=DEVICE
         ),
     )  # fmt: skip
     training = trainer_pb2.TrainingSettings(
-        steps=2, learning_rate=0.02, seed=5, evaluation_windows=0, gradient_accumulation_steps=3,
+        steps=2, learning_rate=0.02, seed=5, evaluation_windows=0, gradient_accumulation_steps=2,
         checkpoint_every_seconds=1,
     )  # fmt: skip
     spec = json_format.Parse(workspace.spec.read_text(), trainer_pb2.RunSpec())

@@ -47,6 +47,7 @@ from services.trainer.engine.streaming.model_parts import (
 from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.streaming.step_journal import StepJournal
 from services.trainer.engine.streaming.target_loss import TargetLoss
+from services.trainer.engine.streaming.unread_outputs import without_outputs
 from services.trainer.engine.streaming.workspace import Workspace
 
 
@@ -282,7 +283,7 @@ class StreamingExecutor:
             keys_and_values = self._keys_only(layer, hidden_bce, call, at)
             return keys_and_values, at.key_gradients(hidden_bce.dtype)
         stored = workspace.read_attended(layer, chunk, window.before_with_output(layer, chunk))
-        with attention(Replay(at, stored)):
+        with attention(Replay(at, stored)), without_outputs(self._anatomy.unread[layer]):
             output_bce = self.parts.run(layer, hidden_bce, call)
         following = (chunk.index - 1) % len(window.chunks)
         (gradient_bce,) = workspace.hidden.read(chunk.index, chunk.length, following)

@@ -5,26 +5,31 @@ Shapes: B batch, C tokens, H query heads, G KV heads, D head dim, E hidden.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from services.trainer.engine.adapters import trainable_parameters
 from services.trainer.engine.failures import BAD_MODEL, EngineError
 from services.trainer.engine.streaming.attention_calls import attention
 from services.trainer.engine.streaming.kernels import Heads
 from services.trainer.engine.streaming.model_parts import ModelParts
+from services.trainer.engine.streaming.unread_outputs import unread_linears
 
 _PROBE_TOKENS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """Heads of attention, adapters of every layer, and the residual stream."""
+    """Heads of attention, the residual stream, and adapters and unread modules of every layer."""
 
     heads: Heads
-    adapters: list[list[torch.nn.Parameter]]
+    adapters: list[list[nn.Parameter]]
+    # Of which backward needs no values.
+    unread: list[list[nn.Linear]]
     hidden_size: int
     dtype: torch.dtype
 
@@ -48,6 +53,17 @@ class HeadRecorder:
         return query.transpose(1, 2)
 
 
+class _Reader:
+    """Attention as far as reading goes."""
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+        window: int | None, scale: float,  # noqa: ARG002
+    ) -> torch.Tensor:  # fmt: skip
+        """Something of the output's shape that takes queries, keys and values."""
+        return query.transpose(1, 2) * key.sum() * value.sum()
+
+
 def examine(model: Any, parts: ModelParts, device: torch.device) -> Anatomy:
     """Raises `EngineError` (BAD_MODEL) for a model that cannot be run in parts."""
     config = model.config.get_text_config()
@@ -65,11 +81,19 @@ def examine(model: Any, parts: ModelParts, device: torch.device) -> Anatomy:
         raise _refused(f"makes {calls}")
     if len(set(recorder.heads)) != 1:
         raise _refused("has layers with different attention heads")
+    with attention(_Reader()):
+        unread = [_unread(parts, layer, token_ids) for layer in range(len(parts.layers))]
     embeddings = parts.call_of(0, token_ids, begin=0).embeddings_bce
     adapters = [trainable_parameters(layer) for layer in parts.layers]
     if sum(map(len, adapters)) != len(trainable_parameters(model)):
         raise _refused("has adapters outside its decoder layers")
-    return Anatomy(recorder.heads[0], adapters, embeddings.shape[-1], embeddings.dtype)
+    return Anatomy(recorder.heads[0], adapters, unread, embeddings.shape[-1], embeddings.dtype)
+
+
+def _unread(parts: ModelParts, layer: int, token_ids: torch.Tensor) -> list[nn.Linear]:
+    call = parts.call_of(layer, token_ids, begin=0)
+    run = functools.partial(parts.run, layer, call.embeddings_bce, call)
+    return unread_linears(parts.layers[layer], run)
 
 
 def _refused(problem: str) -> EngineError:
