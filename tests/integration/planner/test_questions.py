@@ -198,10 +198,16 @@ def test_a_longer_tier_never_takes_less_memory_for_the_same_ids(
         for tier in range(1, 12)
         if ids
     ]  # fmt: skip
-    for shorter, longer in itertools.pairwise(taken):
-        assert longer.gpu_memory.total_bytes >= shorter.gpu_memory.total_bytes
-        assert longer.host_memory.total_bytes >= shorter.host_memory.total_bytes
+    chunks = [one.execution.streaming.chunk_tokens for one in taken]
+    for (shorter, chunk), (longer, next_chunk) in itertools.pairwise(
+        zip(taken, chunks, strict=True)
+    ):
         assert longer.step_seconds >= shorter.step_seconds
+        # The ids leave the chunk open: where the longer tier has no room for a long one, it gets a
+        # shorter one, and may take less.
+        if next_chunk >= chunk:
+            assert longer.gpu_memory.total_bytes >= shorter.gpu_memory.total_bytes
+            assert longer.host_memory.total_bytes >= shorter.host_memory.total_bytes
 
 
 @given(
