@@ -220,7 +220,7 @@ RUNS = Dashboard(
             Panel("Host memory", (
                 Query(_of_run("elite_trainer_measured_host_peak_bytes"), "measured peak"),
                 Query(_of_run("elite_trainer_predicted_host_peak_bytes"), "predicted peak"),
-            ), "bytes", text="Measured: the engine's largest resident set so far. On a processor "
+            ), "bytes", text="Measured: the engine's largest resident set once loaded. On a CPU "
                              "the device's memory is in it, too."),
             Panel("Predicted over measured, less one", (
                 Query('elite:run_memory_error:ratio{run_id="$run"}', "device memory"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -66,6 +67,9 @@ class CudaTracker:
         return torch.cuda.max_memory_allocated(self._device)
 
 
+_KIBIBYTE = 1024
+_STATUS = Path("/proc/self/status")
+_FORGET_PEAK = Path("/proc/self/clear_refs")
 _host_placed = False
 
 
@@ -136,6 +140,15 @@ class StorageTracker(TorchDispatchMode):
         self._add(size_bytes, -1, on_host)
 
 
+def start_host_peak() -> None:
+    """`host_peak_bytes` is of what comes from now on, where the kernel can forget (Linux 4.0)."""
+    with suppress(OSError):
+        _FORGET_PEAK.write_text("5")
+
+
 def host_peak_bytes() -> int:
-    """Largest resident set of this process so far. Linux counts it in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Largest resident set of this process since `start_host_peak`; of all its life elsewhere."""
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * _KIBIBYTE
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE

@@ -11,11 +11,7 @@ import torch
 
 from elite.planner.v1 import planner_pb2
 from elite.trainer.v1 import trainer_pb2
-from services.common.engine_process import (
-    CHUNK_BLOCK_BYTES,
-    LARGE_BLOCK_BYTES,
-    return_freed_memory,
-)
+from services.common.engine_process import CHUNK_BLOCK_BYTES, return_freed_memory
 from services.trainer.engine.adapters import trainable_parameters, write_adapter
 from services.trainer.engine.apply_plan import apply_plan
 from services.trainer.engine.checkpoint import (
@@ -34,7 +30,12 @@ from services.trainer.engine.events import EventEmitter
 from services.trainer.engine.executors import Executor, make_executor
 from services.trainer.engine.failures import INTERNAL, EngineError, StopRequested
 from services.trainer.engine.history import History
-from services.trainer.engine.memory_tracking import MemoryTracker, host_peak_bytes, memory_tracker
+from services.trainer.engine.memory_tracking import (
+    MemoryTracker,
+    host_peak_bytes,
+    memory_tracker,
+    start_host_peak,
+)
 from services.trainer.engine.models import DTYPES, find_model, load_model, load_tokenizer
 from services.trainer.engine.optimizer import make_optimizer
 from services.trainer.engine.preflight import check_host_memory
@@ -97,8 +98,7 @@ def execute(run: Run, *, resume: bool) -> None:
     Raises `EngineError`, `CorpusError` or what a library raises; `failures.describe` names it.
     """
     use_available_cores()
-    streams = run.specification.plan.execution.executor == planner_pb2.EXECUTOR_STREAMING
-    return_freed_memory(CHUNK_BLOCK_BYTES if streams else LARGE_BLOCK_BYTES)
+    return_freed_memory()
     run.fence.take()
     run.events.keep(History(run.run_directory))
     checkpoints = CheckpointStore(run.fence)
@@ -167,6 +167,11 @@ def _load_model(run: Run, location: str, dataset: Dataset, journal: StepJournal 
         measured = _check_codec(run, applied.model, model, dataset)
         folder = journal.folder if journal else None
         executor = make_executor(model, plan, run.run_directory, folder, meter)
+    if _streams(plan):
+        # Not before: what loading leaves would be kept beside.
+        return_freed_memory(CHUNK_BLOCK_BYTES)
+    # Pages of weight files were in it, which the kernel drops when it needs them.
+    start_host_peak()
     for mover in applied.movers:
         meter.count(mover)
     event = trainer_pb2.ModelLoaded(
@@ -182,10 +187,14 @@ def _load_model(run: Run, location: str, dataset: Dataset, journal: StepJournal 
     return Loaded(applied.model, executor, tracker, meter)
 
 
+def _streams(plan: planner_pb2.Plan) -> bool:
+    return plan.execution.executor == planner_pb2.EXECUTOR_STREAMING
+
+
 def _check_codec(run: Run, adapted: Any, model: Any, dataset: Dataset) -> list[str]:
     """What a lossy codec of the plan does to the gradients of the first window."""
     plan = run.specification.plan
-    if plan.execution.executor != planner_pb2.EXECUTOR_STREAMING:
+    if not _streams(plan):
         return []
     settings = StreamingSettings.of(plan, run.run_directory)
     window = as_batch(dataset.training[0], _HOST)

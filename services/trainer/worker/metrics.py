@@ -43,7 +43,7 @@ _OF_STEP: Mapping[str, tuple[str, Callable[[trainer_pb2.StepCompleted], float]]]
         "Device memory peak of the last step.", lambda step: step.measured_peak_bytes
     ),
     "measured_host_peak_bytes": (
-        "Largest resident set of the engine so far.", lambda step: step.host_peak_bytes
+        "Largest resident set since the model was loaded.", lambda step: step.host_peak_bytes
     ),
 }  # fmt: skip
 _OF_RUN: Mapping[str, tuple[str, Callable[[trainer_pb2.Run], float]]] = {

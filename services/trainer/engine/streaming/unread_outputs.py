@@ -50,7 +50,7 @@ class _Readers(TorchDispatchMode):
     """Follows the outputs of modules through what is computed from them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._watched: list[nn.Linear] = []
         self._read: set[nn.Linear] = set()
         # Whose outputs a storage holds, alone or in sums. Storages are kept: addresses stay theirs.

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from services.trainer.engine.memory_tracking import StorageTracker, host_peak_bytes
+from services.trainer.engine.memory_tracking import (
+    StorageTracker,
+    host_peak_bytes,
+    start_host_peak,
+)
 
 MIB = 1024 * 1024
 
@@ -56,5 +60,10 @@ def test_what_was_made_in_one_entry_is_still_counted_in_the_next() -> None:
     assert tracker.current_bytes == 0
 
 
-def test_the_process_has_a_peak() -> None:
-    assert host_peak_bytes() > 10 * MIB
+def test_the_process_has_a_peak_and_it_can_start_anew() -> None:
+    large = torch.ones(256 * MIB, dtype=torch.uint8)
+    before = host_peak_bytes()
+    assert before > large.nbytes
+    del large
+    start_host_peak()
+    assert 10 * MIB < host_peak_bytes() < before - 200 * MIB
