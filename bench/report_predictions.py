@@ -142,8 +142,8 @@ def _memory_limits(rows: Sequence[Row]) -> Iterator[str]:
         yield f"Streaming cases have {span(layers)} layers, not the models' own: they are alike."
     if _on_host(rows):
         yield (
-            "Host memory is predicted and measured as torch pins it, every allocation rounded up to a "
-            "power of two."
+            "Host memory is predicted and measured as torch pins it, every allocation rounded up "
+            "to a power of two."
         )
     yield "No noise: the same step has the same bytes every time."
 

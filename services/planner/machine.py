@@ -79,6 +79,11 @@ def process_overhead_bytes(kind: DeviceKind) -> int:
     return int(table("host")["process_overhead_gibibytes"][kind.value] * _GIBIBYTE)
 
 
+def run_overhead_bytes() -> int:
+    """What a run adds to a process that has loaded its libraries."""
+    return int(table("host")["run_overhead_gibibytes"] * _GIBIBYTE)
+
+
 def process_overhead_note(bytes_taken: int) -> str:
     """What the response says when the table figure is used."""
     return (

@@ -28,6 +28,7 @@ from services.planner.machine import (
     card_rates,
     process_overhead_bytes,
     process_overhead_note,
+    run_overhead_bytes,
 )
 from services.planner.measured_rates import measured_rates
 from services.planner.rates import Rates
@@ -85,9 +86,11 @@ def _machine(profile: profiler_pb2.NodeProfile, index: int) -> Machine:
     kind = DeviceKind.CUDA if on_cuda else DeviceKind.CPU
     capability = (device.compute_capability.major, device.compute_capability.minor)
     measured = _measured(device, host.scratch_disk, index)
-    overhead = host.process_overhead_bytes or process_overhead_bytes(kind)
     notes = list(measured.notes)
-    if not host.process_overhead_bytes:
+    if host.process_overhead_bytes:
+        overhead = host.process_overhead_bytes + run_overhead_bytes()
+    else:
+        overhead = process_overhead_bytes(kind)
         notes.append(process_overhead_note(overhead))
     kernels = _working_kernels(software, kind, capability, notes)
     return Machine(

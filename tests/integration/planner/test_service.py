@@ -15,6 +15,7 @@ from elite.planner.v1 import planner_pb2 as pb
 from elite.planner.v1 import planner_pb2_grpc
 from elite.profiler.v1 import profiler_pb2
 from services.common.local import serve_locally
+from services.planner.machine import run_overhead_bytes
 from services.planner.servicer import planner_service
 from services.planner.settings import PlannerSettings
 from tests.support.machines import by_id, card_profile, hypothetical, measured_profile
@@ -126,7 +127,7 @@ def test_a_cpu_is_one_pool(planner: Stub) -> None:
     chosen = response.chosen
     assert chosen.device_kind == profiler_pb2.DEVICE_KIND_CPU
     assert chosen.execution.layer_inputs.placement != pb.PLACEMENT_HOST
-    overhead = measured_profile().host.process_overhead_bytes
+    overhead = measured_profile().host.process_overhead_bytes + run_overhead_bytes()
     assert chosen.host_memory.total_bytes == chosen.gpu_memory.total_bytes + overhead
 
 
