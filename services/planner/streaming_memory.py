@@ -73,10 +73,13 @@ def slabs(count: Number, page_bytes: Number) -> Number:
         taken = slabs(value_of(count), value_of(page_bytes))
         return Traced.call("slabs", taken, (count, page_bytes))
     taken = 0
+    # A slab that is full of pages is more than half full: it is rounded up to its own size.
+    page = maximum(1, page_bytes)
+    rounded_page = power_of_two_from(page)
     for slab_bytes in (LARGE_SLAB_BYTES, SLAB_BYTES):
-        per_slab = maximum(1, slab_bytes // maximum(1, page_bytes))
+        per_slab = maximum(1, slab_bytes // page)
         full = count // per_slab
-        taken = taken + full * power_of_two_from(per_slab * page_bytes)
+        taken = taken + full * maximum(slab_bytes, rounded_page)
         count = count - full * per_slab
     return taken + power_of_two_from(count * page_bytes)
 
