@@ -280,7 +280,8 @@ class StreamingMemory:
 
 def _wherever(condition: Number, amount: Callable[[Store], Number], store: Store) -> Number:
     """Nothing elsewhere; a grid without such a place is spared the arithmetic."""
-    return where(condition, amount(store), 0) if np.any(condition) else 0
+    is_anywhere = condition.any() if isinstance(condition, np.ndarray) else value_of(condition)
+    return where(condition, amount(store), 0) if is_anywhere else 0
 
 
 def stores(model: ModelTerms, chosen: SetTerms) -> tuple[Store, ...]:
