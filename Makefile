@@ -28,7 +28,7 @@ up: $(INSTALLED) ## Start all services on this machine; Ctrl-C stops them
 
 .PHONY: test
 test: $(INSTALLED) ## Run every test that needs no system package
-	@OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest --numprocesses $$(($$(nproc) + 2)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --ignore tests/system
+	@OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest --numprocesses $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --ignore tests/system
 
 .PHONY: fuzz
 fuzz: $(INSTALLED) ## Send 10 000 random and mutated requests to every method; `make test` sends 320
