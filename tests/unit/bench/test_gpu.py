@@ -22,14 +22,13 @@ from bench.gpu_document import goals, put_failure, put_result, read_document
 from bench.gpu_extrapolation import Share, Stages, full_step_seconds
 from bench.gpu_models import SampledExecutor, StreamingOnDevice, random_window, spread
 from bench.gpu_overlap import _timeline, summary
-from bench.gpu_plans import Limits, PlanRefused, RowPlan, operations
+from bench.gpu_plans import Limits, PlanRefused, RowPlan
 from bench.gpu_row_run import Ran
 from bench.gpu_settings import FAST_MODEL, NO_CUDA, Settings
 from bench.speed_steps import Stock
-from services.planner.ladder import Tier, load_ladder
+from services.planner.ladder import load_ladder
 from services.planner.machine import ComputeDtype, DeviceKind
 from services.planner.models import model_by_id
-from services.planner.options import Place, Policy
 from services.trainer.engine.adapters import trainable_parameters
 from services.trainer.engine.executors.streaming import StreamingExecutor
 from services.trainer.engine.streaming.chunks import Chunk, chunks_of
@@ -236,26 +235,6 @@ def test_depth_and_chunks_follow_from_time_and_host_memory() -> None:
         a_row(11, Limits(20 * 2**30, 60.0, 600.0))
     with pytest.raises(PlanRefused, match="Unheard Of"):
         gpu_plans.row_machine(replace(_CARD, name="NVIDIA Unheard Of"), 2**33, 2**36, [], "")
-
-
-def test_operations_are_those_counted_by_hand() -> None:
-    shape, tier = speed.Subject.of(FAST_MODEL).shape, Tier(1, 256, 64, 4)
-    tokens, layers, width, keys, inside, vocabulary = tier.tokens, 2, 64, 32, 128, 256
-    weights = layers * (2 * width * width + 2 * width * keys + 3 * width * inside)
-    linear = 2 * weights * tokens
-    attention, head = 2 * layers * width * tokens**2, 4 * width * vocabulary * tier.target_tokens
-    chosen = gpu_plans.streaming_set(shape, gpu_plans.fast_machine("cpu", 2**30))
-    found = operations(shape, tier, chosen)
-    assert found.model == pytest.approx(2 * linear + 3 * attention + head)
-    # The recompute leaves out the MLP's last product.
-    spared = 2 * layers * width * inside * tokens
-    assert found.hardware == pytest.approx(3 * linear - spared + 3.5 * attention + head)
-    assert found.utilisation(2.0, found.model)["model_flops_utilisation"] == 0.5
-    chosen = replace(chosen, policy=Policy.EVERY_LAYER, attention_outputs=Place.NOWHERE)
-    again = operations(shape, tier, replace(chosen, kept_keys=Place.NOWHERE))
-    made_again = 2 * tokens * (layers - 1) * (width * width + 2 * width * keys)
-    assert again.model == found.model
-    assert again.hardware == pytest.approx(found.hardware + attention + made_again)
 
 
 def stages_of(layers: int, interval: int, share: float = 1.0) -> tuple[Stages, float]:

@@ -15,7 +15,6 @@ from deploy.kubernetes.manifests import (
     NAMESPACE_LABEL,
     OVERLAYS,
     Object,
-    Pod,
     containers,
     containers_named,
     environment,
@@ -24,8 +23,6 @@ from deploy.kubernetes.manifests import (
     namespace_of,
     of_kind,
     pod_of,
-    pods,
-    policies_of,
     quantity,
     rendered,
     selects,
@@ -341,61 +338,3 @@ def test_users_of_the_dev_overlay_are_those_of_the_template() -> None:
     for user in ("operator", "api", "worker", "metrics"):
         text = text.replace(f">{user.upper()}_PASSWORD", f">not-for-production-{user}")
     assert (FOLDER / "overlays" / "cpu-dev" / "users.acl").read_text() == text
-
-
-@overlays
-def test_every_address_that_is_set_can_be_reached(overlay: str) -> None:
-    services = {name_of(one): one["spec"] for one in of_kind(overlay, "Service")}
-    policies, found, tried = policies_of(overlay), pods(overlay), set()
-    for workload, container in containers(overlay):
-        for value in environment(overlay, container).values():
-            address = re.fullmatch(r"(?:\w+://)?([a-z-]+):(\d+)(?:/.*)?", value)
-            if not address:
-                continue
-            (port,) = [
-                one for one in services[address[1]]["ports"] if str(one["port"]) == address[2]
-            ]
-            target = found[services[address[1]]["selector"][NAME_LABEL]]
-            number = target.ports[port["targetPort"]]
-            source = found[labels_of(workload)[NAME_LABEL]]
-            assert policies.connects(source, target, number), (container["name"], value)
-            tried.add((container["name"], address[1]))
-    expected = {("worker", "redis"), ("worker", "planner"), ("worker", "profiler")}
-    assert tried >= expected | {("trainer-api", "redis")}
-
-
-HERE = {NAMESPACE_LABEL: "elite"}
-OTHERS = {
-    "client": Pod({"elite-client": "true"}, HERE),
-    "stranger": Pod({}, HERE),
-    "client elsewhere": Pod({}, {"elite-client": "true", NAMESPACE_LABEL: "tools"}),
-    "stranger elsewhere": Pod({"elite-client": "true"}, {NAMESPACE_LABEL: "other"}),
-    "prometheus": Pod({NAME_LABEL: "prometheus"}, {NAMESPACE_LABEL: "monitoring"}),
-    "beside prometheus": Pod({NAME_LABEL: "grafana"}, {NAMESPACE_LABEL: "monitoring"}),
-    "dns": Pod({"k8s-app": "kube-dns"}, {NAMESPACE_LABEL: "kube-system"}),
-}
-GRPC = {"profiler": 50051, "planner": 50052, "trainer-api": 50053}
-METRICS = {"profiler": 9101, "planner": 9102, "trainer-api": 9103, "worker": 9104}
-ALLOWED = {
-    *(("worker", name, GRPC[name]) for name in ("profiler", "planner")),
-    *((client, *one) for client in ("client", "client elsewhere") for one in GRPC.items()),
-    *(("prometheus", *one) for one in (*METRICS.items(), ("redis-exporter", 9121))),
-    *((name, "redis", 6379) for name in ("worker", "trainer-api", "redis-exporter")),
-}
-
-
-def test_nothing_else_can_be_reached() -> None:
-    policies, ours = policies_of("production"), pods("production")
-    here = namespace_of("production")
-    others = {name: Pod(pod.labels, here) if pod.namespace is HERE else pod
-              for name, pod in OTHERS.items()}  # fmt: skip
-    opened = {
-        (source, target, port)
-        for source, pod in (ours | others).items()
-        for target, its_pod in ours.items()
-        for port in its_pod.ports.values()
-        if policies.connects(pod, its_pod, port)
-    }
-    assert opened == ALLOWED
-    assert all(policies.connects(pod, others["dns"], 53, "UDP") for pod in ours.values())
-    assert not any(policies.connects(pod, others["dns"], 443) for pod in ours.values())

@@ -1,0 +1,33 @@
+"""Operations of a step, as MFU is reckoned from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bench import gpu_plans, speed
+from bench.gpu_plans import operations
+from bench.gpu_settings import FAST_MODEL
+from services.planner.ladder import Tier
+from services.planner.options import Place, Policy
+
+
+def test_operations_are_those_counted_by_hand() -> None:
+    shape, tier = speed.Subject.of(FAST_MODEL).shape, Tier(1, 256, 64, 4)
+    tokens, layers, width, keys, inside, vocabulary = tier.tokens, 2, 64, 32, 128, 256
+    weights = layers * (2 * width * width + 2 * width * keys + 3 * width * inside)
+    linear = 2 * weights * tokens
+    attention, head = 2 * layers * width * tokens**2, 4 * width * vocabulary * tier.target_tokens
+    chosen = gpu_plans.streaming_set(shape, gpu_plans.fast_machine("cpu", 2**30))
+    found = operations(shape, tier, chosen)
+    assert found.model == pytest.approx(2 * linear + 3 * attention + head)
+    # The recompute leaves out the MLP's last product.
+    spared = 2 * layers * width * inside * tokens
+    assert found.hardware == pytest.approx(3 * linear - spared + 3.5 * attention + head)
+    assert found.utilisation(2.0, found.model)["model_flops_utilisation"] == 0.5
+    chosen = replace(chosen, policy=Policy.EVERY_LAYER, attention_outputs=Place.NOWHERE)
+    again = operations(shape, tier, replace(chosen, kept_keys=Place.NOWHERE))
+    made_again = 2 * tokens * (layers - 1) * (width * width + 2 * width * keys)
+    assert again.model == found.model
+    assert again.hardware == pytest.approx(found.hardware + attention + made_again)
