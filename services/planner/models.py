@@ -117,13 +117,12 @@ class ModelShape:
     @property
     def unread_linears(self) -> tuple[Linear, ...]:
         """Linears that only add to the layer's output: a recompute for backward leaves them out."""
-        rows = self.architecture.linears
-        adding = [n for n, row in enumerate(rows) if row.outputs == "hidden"]
         if self.architecture.norm_after_mlp:
             return ()
-        return tuple(
-            self.linears[n] for n in (adding if self.architecture.parallel else adding[-1:])
-        )
+        rows = zip(self.architecture.linears, self.linears, strict=True)
+        adding = tuple(linear for row, linear in rows if row.outputs == "hidden")
+        # Beside each other both only add; else the MLP reads what attention adds.
+        return adding if self.architecture.parallel else adding[-1:]
 
     @property
     def largest_linear_weights(self) -> int:
