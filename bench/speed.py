@@ -30,7 +30,7 @@ from typing import Any
 from bench import speed_worker
 from bench.machine import describe_machine
 from bench.rates import measured_profile
-from bench.speed_report import Measured, case_row, goals, ratio_rows, show
+from bench.speed_report import Measured, added_to, case_row, goals, ratio_rows, show
 from bench.speed_worker import STOCK, STREAMING, TILED, ProcessWorker, Worker
 from elite.planner.v1 import planner_pb2
 from services.common.errors import ServiceError
@@ -278,6 +278,7 @@ def reason_to_leave_out(contest: Contest, tokens: int, seconds_left: float) -> s
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints and writes; exits with a message when losses differ."""
     options = _parser().parse_args(arguments)
+    earlier = _earlier(options.output) if options.add else None
     workers = make_workers()
     try:
         document = measure_all(options, workers)
@@ -286,9 +287,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         for worker in workers.values():
             worker.close()
+    if earlier:
+        document = added_to(earlier, document)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(document, indent=1) + "\n")
     show(document)
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """What was written before; exits with a message when that was not on this machine."""
+    if not path.exists():
+        sys.exit(f"--add: there is no {path}; run without it")
+    document: dict[str, Any] = json.loads(path.read_text())
+    for name, value in describe_machine().items():
+        if name != "date" and document["machine"].get(name) != value:
+            measured = document["machine"].get(name)
+            sys.exit(f"--add: {path} was measured with {name} {measured}, here it is {value}")
+    return document
 
 
 def make_workers() -> dict[str, Worker]:
@@ -341,6 +356,10 @@ def _parser() -> argparse.ArgumentParser:
         help="when they are spent, longer lengths are left out",
     )  # fmt: skip
     parser.add_argument("--fast", action="store_true", help="tiny, to see that it works")
+    parser.add_argument(
+        "--add", action="store_true",
+        help="keep what the file has of other models and lengths, measured on this machine",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, default=RESULTS)
     return parser
 

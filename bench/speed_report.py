@@ -11,8 +11,15 @@ from bench.speed_worker import STOCK, STREAMING, Timed, Weighed
 
 # Most that streaming may take, as a share of stock: figure, tokens, share.
 GOALS = (
-    ("time", 4096, 0.9), ("time", 16384, 0.65), ("time", 32768, 0.65), ("memory", 16384, 0.4),
+    ("time", 4096, 0.9), ("time", 16384, 0.65), ("time", 32768, 0.65), ("time", 65536, 0.65),
+    ("memory", 16384, 0.4),
 )  # fmt: skip
+
+# What tells the rows of a table from those of another measurement.
+_KEYS = {
+    "cases": ("model", "dtype", "tokens"), "ratios": ("model", "dtype", "tokens"),
+    "left_out": ("model", "tokens"),
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -75,6 +82,18 @@ def goals(ratios: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for row in ratios
         if row["tokens"] == tokens and row["over"] == STOCK
     ]  # fmt: skip
+
+
+def added_to(earlier: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found now, and what earlier runs found of other models, dtypes and lengths."""
+    both: dict[str, list[Mapping[str, Any]]] = {}
+    for table, keys in _KEYS.items():
+        rows = [row for row in found["cases"] + found["left_out"] if row.keys() >= set(keys)]
+        now = {tuple(row[key] for key in keys) for row in rows}
+        kept = [row for row in earlier[table] if tuple(row[key] for key in keys) not in now]
+        both[table] = sorted([*kept, *found[table]], key=lambda row: int(row["tokens"]))
+    machine = {**earlier["machine"], **found["machine"]}
+    return {"machine": machine, **both, "goals": goals(both["ratios"])}
 
 
 def show(document: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench import speed, speed_report, speed_worker
+from bench.machine import describe_machine
 from bench.speed_worker import STOCK, STREAMING, TILED, Timed, Weighed
 from elite.planner.v1 import planner_pb2
 from services.common.errors import ServiceError
@@ -102,6 +103,33 @@ def test_ratios_are_those_of_rounds_and_the_order_alternates(
     assert stock["spread"] == pytest.approx(1.5)
     order = [name for name, what in asked if what == "time_step"]
     assert order == [STOCK, STREAMING, STREAMING, STOCK, STOCK, STREAMING]
+
+
+def test_lengths_are_added_to_those_measured_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    output = tmp_path / "speed.json"
+    for given, expected in (("128", [128]), ("64", [64, 128]), ("128", [64, 128])):
+        pretend(monkeypatch)
+        add = ["--add"] if output.exists() else []
+        speed.main(["--fast", "--tokens", given, *add, "--output", str(output)])
+        document = json.loads(output.read_text())
+        assert [row["tokens"] for row in document["ratios"]] == expected
+        measured = [(row["tokens"], row["executor"]) for row in document["cases"]]
+        assert measured == [(n, one) for n in expected for one in (STOCK, STREAMING)]
+
+
+@pytest.mark.parametrize("what", ["no file", "another machine"])
+def test_nothing_is_added_to_figures_of_another_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    _, asked = pretend(monkeypatch)
+    output = tmp_path / "speed.json"
+    if what == "another machine":
+        output.write_text(json.dumps({"machine": describe_machine() | {"torch": "1.0"}}))
+    with pytest.raises(SystemExit, match=r"run without it|with torch 1\.0, here it is"):
+        speed.main(["--fast", "--add", "--output", str(output)])
+    assert not asked
 
 
 def test_what_does_not_fit_or_is_too_late_is_left_out_and_said(
