@@ -88,6 +88,10 @@ compose-up: images ## Start everything in containers; ELITE_DATA and ELITE_MODEL
 compose-down: ## Stop the containers; runs and records are kept
 	@$(COMPOSE) --profile monitoring --profile alerts --profile grafana down
 
+.PHONY: docs
+docs: $(INSTALLED) ## Build the documentation as a site in .elite/site
+	@scripts/docs.sh
+
 .PHONY: audit
 audit: $(INSTALLED) ## List what we depend on (dist/sbom.json) and look for known vulnerabilities; needs the internet
 	@scripts/audit.sh

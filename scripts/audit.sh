@@ -13,4 +13,5 @@ tools=.venv/audit
 mkdir -p dist
 "$tools/bin/cyclonedx-py" environment .venv/bin/python --pyproject pyproject.toml --output-file dist/sbom.json
 echo "audit: dist/sbom.json lists $(grep -c '"bom-ref"' dist/sbom.json) parts"
-"$tools/bin/pip-audit" --requirement constraints.txt --no-deps --disable-pip
+# Strict: a version that could not be asked about is an error, where it would else pass for a good one.
+"$tools/bin/pip-audit" --strict --requirement constraints.txt --no-deps --disable-pip
