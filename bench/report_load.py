@@ -40,8 +40,8 @@ def load(document: Document) -> Body:
         f"Watchers cut off: {watchers['cut_off'] or 'none'}. They all come at once, and the first "
         "event of the last of them is late by what that takes.",
         "In the soak every watcher leaves after an event, often in the middle of a write. A write "
-        "that fails keeps some hundred bytes inside gRPC, in a bare `grpc.aio` server too: the "
-        "API's growth is those.",
+        "that fails keeps some hundred bytes inside gRPC, in a bare `grpc.aio` server too; calls "
+        "without one were not seen to keep any.",
         "The engine of these runs trains nothing: this is the load of control, not of cards. "
         "Clients share the cores with the servers.",
     ]

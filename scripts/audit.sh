@@ -6,10 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 tools=.venv/audit
-[ -x "$tools/bin/pip-audit" ] || {
-    .venv/bin/python -m venv --without-pip "$tools"
-    .venv/bin/python -m pip --python "$tools/bin/python" install --quiet pip-audit cyclonedx-bom
-}
+scripts/tool_environment.sh "$tools" pip-audit cyclonedx-bom
 mkdir -p dist
 "$tools/bin/cyclonedx-py" environment .venv/bin/python --pyproject pyproject.toml --output-file dist/sbom.json
 echo "audit: dist/sbom.json lists $(grep -c '"bom-ref"' dist/sbom.json) parts"

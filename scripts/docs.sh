@@ -5,10 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 tools=.venv/docs
-[ -x "$tools/bin/mkdocs" ] || {
-    .venv/bin/python -m venv --without-pip "$tools"
-    .venv/bin/python -m pip --python "$tools/bin/python" install --quiet mkdocs==1.6.1 mkdocs-material==9.8.2
-}
+scripts/tool_environment.sh "$tools" mkdocs==1.6.1 mkdocs-material==9.8.2
 # The theme's advertisement for its successor.
 export NO_MKDOCS_2_WARNING=1
 "$tools/bin/mkdocs" build --strict --quiet
