@@ -11,12 +11,14 @@ from dataclasses import dataclass
 class Stages:
     """Seconds of a streaming step.
 
-    seconds: every layer forward, the loss, every layer backward from the last. other: what is left
-    of the step, the optimizer above all. made_again: by layer, outputs that backward made again;
-    they are in the stage of the last layer of their segment. interval: between kept inputs.
+    seconds: every layer but the last forward, the last to the loss and back, the others backward.
+    loss: within the last layer's. other: what is left of the step, the optimizer above all.
+    made_again: by layer, outputs that backward made again; they are in the stage of the last layer
+    of their segment. interval: between kept inputs.
     """
 
     seconds: Sequence[float]
+    loss: float
     other: float
     made_again: Mapping[int, float]
     interval: int = 1
@@ -24,33 +26,33 @@ class Stages:
     @property
     def layers(self) -> int:
         """Layers of the model that was run."""
-        return (len(self.seconds) - 1) // 2
+        return (len(self.seconds) + 1) // 2
 
     @property
     def forward(self) -> Sequence[float]:
-        """By layer."""
-        return self.seconds[: self.layers]
+        """By layer, without the last."""
+        return self.seconds[: self.layers - 1]
 
     @property
-    def loss(self) -> float:
-        """Of the target rows."""
-        return self.seconds[self.layers]
+    def last_layer(self) -> float:
+        """Of the last layer, without the loss."""
+        return self.seconds[self.layers - 1] - self.loss
 
     @property
     def backward(self) -> list[float]:
-        """By layer, without what was made again."""
-        found = list(reversed(self.seconds[self.layers + 1 :]))
+        """By layer, without the last and without what was made again."""
+        found = list(reversed(self.seconds[self.layers :]))
         for layer, seconds in self.made_again.items():
             first = layer - layer % self.interval
-            found[min(first + self.interval, self.layers) - 1] -= seconds
+            found[min(first + self.interval, len(found)) - 1] -= seconds
         return found
 
     @property
     def phases(self) -> dict[str, float]:
         """Seconds of the parts of the step, as they ran."""
         return {
-            "forward": sum(self.forward), "loss": self.loss,
-            "backward": sum(self.seconds[self.layers + 1 :]), "other": self.other,
+            "forward": sum(self.forward), "last_layer": self.last_layer, "loss": self.loss,
+            "backward": sum(self.seconds[self.layers :]), "other": self.other,
         }  # fmt: skip
 
 
@@ -81,8 +83,8 @@ def full_step_seconds(stages: Stages, share: Share, layers: int) -> float:
     if stages.layers < 3:
         raise ValueError(f"{stages.layers} layers have none between the first and the last")
     one = per_layer(stages, share)
-    ends = (stages.forward[0], stages.forward[-1], stages.backward[0], stages.backward[-1])
-    made_again = sum(1 for layer in range(1, layers) if layer % stages.interval)
+    ends = (stages.forward[0], stages.last_layer, stages.backward[0])
+    made_again = sum(1 for layer in range(1, layers - 1) if layer % stages.interval)
     return (
         share.chunks * sum(ends)
         + (layers - 2) * ((one["forward"] or 0.0) + (one["backward"] or 0.0))
@@ -93,4 +95,5 @@ def full_step_seconds(stages: Stages, share: Share, layers: int) -> float:
 
 
 def _middle(by_layer: Sequence[float]) -> float:
-    return statistics.mean(by_layer[1:-1] or by_layer)
+    """Of the layers after the first."""
+    return statistics.mean(by_layer[1:] or by_layer)

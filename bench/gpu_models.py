@@ -108,7 +108,7 @@ def fill_adapters(model: Any) -> None:
 
 
 class StageClock(StepJournal):
-    """Seconds of every stage of a streaming step: layers forward, loss, layers backward.
+    """Seconds of every stage of a streaming step: layers up, the last one, layers down.
 
     In the place of a step's journal, which the executor tells of every layer that is done. Nothing
     is saved.

@@ -32,7 +32,7 @@ from services.trainer.engine.streaming.workspace import Workspace
 _LAYERS = {False: 6, True: 2}
 _TIER = {False: Tier(1, 61440, 4096, 8), True: Tier(1, 96, 32, 4)}
 _CHUNK_TOKENS = {False: 8192, True: 32}
-PHASES = ("forward", "loss", "backward")
+PHASES = ("forward", "last_layer", "backward")
 _MARK = "bench-phase: "
 _TO_DEVICE, _TO_HOST = "Memcpy HtoD", "Memcpy DtoH"
 _MICROSECOND = 1e-6
@@ -91,7 +91,7 @@ class PhaseClock(StageClock):
     def boundary(self, workspace: Workspace, stages: tuple[int, int], loss: torch.Tensor) -> None:
         """Marks the end of a phase."""
         done, count = stages
-        last_stages = {self._layers: PHASES[1], self._layers + 1: PHASES[2], count: ""}
+        last_stages = {self._layers - 1: PHASES[1], self._layers: PHASES[2], count: ""}
         if done in last_stages:
             super().boundary(workspace, stages, loss)
             self._mark.__exit__(None, None, None)

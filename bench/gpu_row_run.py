@@ -30,10 +30,12 @@ from services.trainer.engine.adapters import trainable_parameters
 from services.trainer.engine.apply_plan import apply_plan
 from services.trainer.engine.dataset import TokenSequence, Windows
 from services.trainer.engine.executors import Executor, make_executor
+from services.trainer.engine.executors.streaming import StreamingExecutor
 from services.trainer.engine.memory_tracking import host_peak_bytes
 from services.trainer.engine.models import DTYPES
 from services.trainer.engine.optimizer import make_optimizer
 from services.trainer.engine.specification import Training
+from services.trainer.engine.step_meter import LOSS
 from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.training import Stepper, initial_loss_scale
 
@@ -151,7 +153,9 @@ def _warm_up(stepper: Stepper, row: RowPlan) -> None:
 def _clocked(stepper: Stepper, row: RowPlan, device: torch.device, ran: Ran) -> None:
     """One step, stage by stage; it is the sample where there is no other."""
     clock, executor = StageClock(device), stepper.executor
+    assert isinstance(executor, StreamingExecutor)
     stepper.executor = ClockedExecutor(executor, clock)
+    executor.phases.take()
     seconds = _timed(stepper, device, ran)
     ran.samples = ran.samples or [seconds]
     made_again: Mapping[int, float] = {}
@@ -159,7 +163,8 @@ def _clocked(stepper: Stepper, row: RowPlan, device: torch.device, ran: Ran) -> 
         made_again, ran.share = dict(executor.made_again_seconds), executor.share
     interval = int(row.message.execution.layer_input_interval) or 1
     other = max(0.0, seconds - sum(clock.seconds))
-    ran.stages = Stages(tuple(clock.seconds), other, made_again, interval)
+    loss = executor.phases.take()[LOSS]
+    ran.stages = Stages(tuple(clock.seconds), loss, other, made_again, interval)
 
 
 def _timed(stepper: Stepper, device: torch.device, ran: Ran) -> float:

@@ -164,14 +164,13 @@ def shortened(plan: pb.Plan, tokens: int) -> pb.Plan:
 
 
 def _by_stage(peaks: list[int]) -> dict[str, int]:
-    """From the peaks of all stages: layers up, the loss, layers down."""
-    layers = len(peaks) // 2
-    last, *between, first = peaks[layers + 1 :] if layers > 1 else peaks[-1:] * 2
+    """From the peaks of all stages: layers up, the last layer to the loss and back, layers down."""
+    last, *others = peaks[len(peaks) // 2 :]
+    first = others[-1] if others else last
     return {
-        "forward": max(peaks[:layers]),
-        "loss": peaks[layers],
-        "backward of the last layer": last,
-        "backward between": max(between, default=last),
+        "forward": max(peaks[: len(others)], default=last),
+        "last_layer": last,
+        "backward between": max(others[:-1], default=first),
         "backward of the first layer": first,
     }
 

@@ -27,7 +27,9 @@ from services.trainer.engine.executors.streaming import StreamingExecutor
 
 RESULTS = Path(__file__).parent / "results" / "profile.json"
 # Methods of the executor, by the phase they are.
-PHASES = {"_forward_layer": "forward", "_mean_loss": "loss", "_backward_layer": "backward"}
+PHASES = {
+    "_forward_layer": "forward", "_last_layer": "last layer", "_backward_layer": "backward",
+}  # fmt: skip
 _RANGE = "phase: "
 _KINDS = {
     "attention": ("flash_attention", "scaled_dot_product"),

@@ -47,43 +47,75 @@ class LayerActivations:
         saved (formula layer-kept).
     input_kept: the part of `kept` that is the layer's own input; under per-layer checkpointing it
         is the stored boundary, counted elsewhere.
+    input_norm_kept: the part of `kept` that the norm of the layer's input keeps, or without one the
+        input; the first layer's input needs no gradient, and its norm keeps nothing.
     boundary: the layer's input (formula layer-boundary).
     forward: largest working set of a forward that keeps nothing (formula layer-forward).
-    moments: bytes at each moment of recompute and backward that can be its peak.
+    moments: bytes at each moment of backward that can be its peak; input_moments: at those that
+        only a layer has whose input needs a gradient; recompute_moments: of the forward before.
     final_norm: working set of the backward of the norm before the head, its kept input included.
     """
 
     kept: PerToken
     input_kept: Number
+    input_norm_kept: Number
     boundary: Number
     forward: Number
     moments: tuple[PerToken, ...]
+    input_moments: tuple[PerToken, ...]
+    recompute_moments: tuple[PerToken, ...]
     final_norm: Number
 
     def backward(self, rank: Number) -> Number:
         """Largest working set of recompute and backward beside the boundary (layer-backward)."""
-        return maximum(*(moment.at(rank) for moment in self.moments)) - self.input_kept
+        moments = (*self.moments, *self.input_moments, *self.recompute_moments)
+        return _largest(moments, rank) - self.input_kept
+
+    def first_backward(self, rank: Number) -> Number:
+        """The same of the first layer, below which nothing is trained."""
+        return _largest((*self.moments, *self.recompute_moments), rank) - self.input_norm_kept
+
+    def last_backward(self, rank: Number) -> Number:
+        """The same of a layer whose output's gradient is nowhere else but beside it."""
+        backward = _largest((*self.moments, *self.input_moments), rank) + self.boundary
+        if self.recompute_moments:
+            backward = maximum(backward, _largest(self.recompute_moments, rank))
+        return backward - self.input_kept
 
     def backward_over_kept(self, rank: Number) -> Number:
         """The same beyond what is kept, for a layer that was not checkpointed."""
-        return maximum(*(moment.at(rank) for moment in self.moments)) - self.kept.at(rank)
+        return self.backward(rank) + self.input_kept - self.kept.at(rank)
 
     def traced(self) -> LayerActivations:
         """The same with numbers that remember."""
         return LayerActivations(
-            kept=self.kept,
+            kept=PerToken(
+                Traced(self.kept.base, "layer_kept"), Traced(self.kept.per_rank, "kept_per_rank")
+            ),
             input_kept=Traced(self.input_kept, "layer_input"),
+            input_norm_kept=Traced(self.input_norm_kept, "input_norm"),
             boundary=Traced(self.boundary, "boundary"),
             forward=Traced(self.forward, "layer_forward"),
-            moments=tuple(
-                PerToken(
-                    Traced(moment.base, f"layer_backward_{number}"),
-                    Traced(moment.per_rank, f"per_rank_{number}"),
-                )
-                for number, moment in enumerate(self.moments, start=1)
-            ),
+            moments=_traced(self.moments, "layer_backward"),
+            input_moments=_traced(self.input_moments, "input_backward"),
+            recompute_moments=_traced(self.recompute_moments, "recompute"),
             final_norm=Traced(self.final_norm, "final_norm"),
         )
+
+
+def _largest(moments: tuple[PerToken, ...], rank: Number) -> Number:
+    sizes = [moment.at(rank) for moment in moments]
+    return maximum(*sizes) if len(sizes) > 1 else sizes[0]
+
+
+def _traced(moments: tuple[PerToken, ...], name: str) -> tuple[PerToken, ...]:
+    return tuple(
+        PerToken(
+            Traced(moment.base, f"{name}_{number}"),
+            Traced(moment.per_rank, f"{name}_rank_{number}"),
+        )
+        for number, moment in enumerate(moments, start=1)
+    )
 
 
 def layer_activations(
@@ -100,12 +132,18 @@ def layer_activations(
     streaming: keys and values wait in the streaming executor's memory instead.
     """
     kept = _Kept(model, element_bytes, adapters, repeats_keys, streaming)
+    in_mlp, in_norm = _backward_moments(model, kept, element_bytes)
+    # The first norm's is for the layer's input; one after the MLP every layer has.
+    has_both = model.architecture.norm_after_mlp
     return LayerActivations(
         kept=PerToken(kept.total, kept.per_rank),
         input_kept=kept.layer_input,
+        input_norm_kept=kept.input_norm,
         boundary=element_bytes * model.hidden_size,
         forward=_forward(model, element_bytes),
-        moments=_backward_moments(model, kept, element_bytes),
+        moments=(in_mlp, in_norm) if has_both else (in_mlp,),
+        input_moments=() if has_both else (in_norm,),
+        recompute_moments=_recompute_moments(model, kept, element_bytes),
         final_norm=_final_norm(model, element_bytes),
     )
 
@@ -133,6 +171,11 @@ class _Kept:
         self.per_rank = self.adapter_element * len(self._linears)
         self.own_inputs = self._own_inputs()
         self.total = self._norms() + self._attention() + self.mlp + self.own_inputs
+
+    @property
+    def less_rank(self) -> int:
+        """`per_rank` when the last linear has let go of its adapter's and of its input copy."""
+        return self.per_rank - self.adapter_element
 
     @property
     def drops(self) -> bool:
@@ -201,6 +244,12 @@ class _Kept:
             return width
         return width if architecture.norm is Norm.RMS and self._element == _FLOAT32 else 0
 
+    @property
+    def input_norm(self) -> int:
+        """Bytes that the norm of the layer's input keeps; without one, the input itself."""
+        is_normed = self._model.architecture.norms is not NormPlaces.POST
+        return self.norm if is_normed else self.layer_input
+
     def _norm(self) -> int:
         """One norm: its input (RMS: as fp32) and its statistics."""
         hidden = self._model.hidden_size
@@ -254,12 +303,10 @@ class _Kept:
         return self._element * self._model.intermediate_size * tensors
 
 
-def _backward_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[PerToken, ...]:
-    """Bytes at each moment of a layer's recompute and backward that can be its peak."""
+def _backward_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[PerToken, PerToken]:
+    """Bytes in the backward of the MLP, and in that of the norm it ends with."""
     architecture = model.architecture
     hidden, intermediate = model.hidden_size, model.intermediate_size
-    # The last linear has let go of its adapter's rank and of its own input copy.
-    less_rank = kept.per_rank - kept.adapter_element
     after_norm = kept.norm if architecture.norm_after_mlp else 0
     in_mlp = kept.total - after_norm + element * (2 * intermediate + hidden)
     in_mlp += kept.extra_in_mlp()
@@ -267,12 +314,20 @@ def _backward_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[Per
         in_norm = kept.total + (_NORM_BACKWARD[element] + element * kept.drops) * hidden
     else:
         in_norm = kept.total - kept.mlp + (_NORM_BACKWARD[element] - element) * hidden
-    moments = (PerToken(in_mlp, less_rank), PerToken(in_norm, kept.per_rank))
-    if architecture.mlp is not Mlp.GATED_FUSED or kept.streaming:
-        return moments
-    residual = 1 if element != _FLOAT32 else 0
-    recompute = kept.total - kept.mlp + element * (6 * intermediate + (2 + residual) * hidden)
-    return (*moments, PerToken(recompute, less_rank))
+    return PerToken(in_mlp, kept.less_rank), PerToken(in_norm, kept.per_rank)
+
+
+def _recompute_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[PerToken, ...]:
+    """Bytes in the recompute of an MLP whose gate and up projection are one product.
+
+    Beside that: the residual's cast and the output's sum. Stock has the last linear's output too,
+    which the streaming executor's recompute leaves out.
+    """
+    if model.architecture.mlp is not Mlp.GATED_FUSED:
+        return ()
+    hiddens = (element != _FLOAT32) + (1 if kept.streaming else 2)
+    widths = 6 * model.intermediate_size + hiddens * model.hidden_size
+    return (PerToken(kept.total - kept.mlp + element * widths, kept.less_rank),)
 
 
 def _final_norm(model: ModelShape, element: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from services.planner.adapters import EVERY_LINEAR, Adapters
 from services.planner.arithmetic import Number, minimum
 from services.planner.calibration import UNCALIBRATED, Correction
-from services.planner.cost import StepCost, TimeTerms, step_cost, time_terms
+from services.planner.cost import StepCost, step_cost
 from services.planner.grids import Grid, Group
 from services.planner.ladder import Tier
 from services.planner.machine import Machine
@@ -33,6 +33,7 @@ from services.planner.terms import (
     set_terms,
     tier_terms,
 )
+from services.planner.time_terms import TimeTerms, time_terms
 
 Column = Any  # a numpy array of shape (tiers, sets)
 

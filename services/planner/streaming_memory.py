@@ -93,8 +93,6 @@ class Store:
     on_device: Number
     on_host: Number
     on_disk: Number
-    # Whether the last layer's are of the chunks with targets only.
-    last_of_targets: Number = 0
 
 
 class StreamingMemory:
@@ -132,8 +130,6 @@ class StreamingMemory:
         self.chunk_tokens = chunk_tokens if is_given else self._chunk(device_budget)
         # The last page of every layer is a whole one too.
         self._chunks = ceiling_divide(tier.tokens, self.chunk_tokens)
-        with_targets = ceiling_divide(tier.targets - 1, self.chunk_tokens) + 1
-        self._without_targets = self._chunks - minimum(with_targets, self._chunks)
         self._on_device = self.chunk_tokens * sum(
             where(store.on_device, self._count(store) * store.width, 0) for store in self._stores
         )
@@ -153,7 +149,9 @@ class StreamingMemory:
             },
             "forward": self._trained | self._forward(chunk),
             "loss": self._trained | self._loss(self.tile_rows),
+            "last_layer": self._trained | self._last_layer(chunk),
             "backward": self._trained | self._backward(chunk),
+            "first_layer": self._trained | self._first_layer(chunk),
             "optimizer": self._trained | update,
         }  # fmt: skip
 
@@ -208,7 +206,7 @@ class StreamingMemory:
 
     def _count(self, store: Store) -> Number:
         """How many pages a store has."""
-        return store.layers * self._chunks - store.last_of_targets * self._without_targets
+        return store.layers * self._chunks
 
     def _pages(self, store: Store) -> tuple[Number, Number]:
         """How many pages a store has, and their bytes."""
@@ -232,37 +230,61 @@ class StreamingMemory:
         return sum(self._slabs(Store(1, width, False, True, False)) for width in widths)
 
     def _forward(self, chunk: Number) -> Lines:
-        """A layer's MLP, beside the embeddings that every call of the model makes."""
+        """A layer's MLP, beside the embeddings that the first layer takes."""
         model = self._model
         working = chunk * (model.layer.forward + model.layer.boundary + _TOKEN_BYTES)
         return self._standing(chunk, working)
 
     def _loss(self, tile_rows: Number) -> Lines:
-        model = self._model
-        hidden = model.element * model.hidden
-        rows = tile_rows * (model.final_norm_output + 4 * hidden)
-        lines = self._standing(self.chunk_tokens, rows)
-        return lines | {"buffers": logit_bytes(model) * tile_rows}
+        """A tile of rows beside what autograd has of a chunk's last layer, output and gradient."""
+        model, chunk = self._model, self.chunk_tokens
+        layer = model.layer.kept.at(self._tier.rank) - model.layer.input_kept
+        width = layer + 2 * model.layer.boundary + _TOKEN_BYTES
+        rows = tile_rows * (model.final_norm_output + 4 * model.element * model.hidden)
+        lines = self._standing(chunk, chunk * width + rows)
+        buffers = lines["buffers"] + logit_bytes(model) * tile_rows + self._static.dequantised
+        return lines | {"gradients": whole(_FLOAT32 * self._adapter_count()), "buffers": buffers}
+
+    def _last_layer(self, chunk: Number) -> Lines:
+        """Backward of the layer that goes to the loss: nothing of it was kept.
+
+        The gradient of its output is in no store.
+        """
+        return self._working(chunk, self._model.layer.last_backward(self._tier.rank), 0)
 
     def _backward(self, chunk: Number) -> Lines:
-        """A layer's recompute and backward, the embeddings, and inputs that had to be decoded.
+        """Recompute and backward of a layer between; its input may have been decoded."""
+        layer = self._model.layer
+        decoded = where(self._chosen.codec_share < 1, layer.boundary, 0)
+        width = layer.backward(self._tier.rank) + decoded - self._kept_outputs()
+        return self._working(chunk, width, maximum(self._model.layers - 2, 0))
 
-        Attention outputs that were kept are views of their pages.
+    def _first_layer(self, chunk: Number) -> Lines:
+        """The same, from the embeddings, which need no gradient."""
+        layer = self._model.layer
+        width = layer.first_backward(self._tier.rank) + layer.boundary - self._kept_outputs()
+        return self._working(chunk, width, self._model.layers - 1)
+
+    def _kept_outputs(self) -> Number:
+        """Bytes a token that a recompute is spared: attention outputs are views of their pages."""
+        return where(self._chosen.selective, output_width(self._model), 0)
+
+    def _working(self, chunk: Number, width: Number, layers_done: Number) -> Lines:
+        """A chunk under autograd, `width` bytes a token; its layer's output has been let go.
+
+        Gradients: of the layers that are done, the fp32 sums of this one's, and the chunk's so far.
         """
-        model, chosen = self._model, self._chosen
-        layer = model.layer.backward(self._tier.rank) + model.layer.boundary + _TOKEN_BYTES
-        decoded = where(chosen.codec_share < 1, model.layer.boundary, 0)
-        kept = where(chosen.selective, output_width(model), 0)
-        lines = self._standing(chunk, chunk * (layer + decoded - kept))
-        buffers = lines["buffers"] + self._static.dequantised
-        return lines | {"gradients": self._gradients(), "buffers": buffers}
+        model, static = self._model, self._static
+        lines = self._standing(chunk, chunk * (width - model.layer.boundary + _TOKEN_BYTES))
+        sums = (_FLOAT32 + _FOUND_SHARE * model.adapter_element) * self._adapter_count()
+        return lines | {
+            "gradients": static.lora // model.layers * layers_done + whole(sums),
+            "buffers": lines["buffers"] + static.dequantised,
+        }
 
-    def _gradients(self) -> Number:
-        """Adapters' of the layers done, fp32 sums of the one at work, and the chunk's so far."""
-        model, lora = self._model, self._static.lora
-        one_layer = model.adapter_parameters * self._tier.rank
-        width = _FLOAT32 + _FOUND_SHARE * model.adapter_element
-        return lora - lora // model.layers + whole(width * one_layer)
+    def _adapter_count(self) -> Number:
+        """Parameters of one layer's adapters."""
+        return self._model.adapter_parameters * self._tier.rank
 
     def _standing(self, chunk: Number, working: Number) -> Lines:
         """What a chunk's work takes, and what stands beside it all the time."""
@@ -288,26 +310,27 @@ def stores(model: ModelTerms, chosen: SetTerms) -> tuple[Store, ...]:
     """What a step keeps: layers' inputs, those between two kept ones, hidden states, attention
     outputs, keys and values."""
     boundary = model.layer.boundary
-    # The first layer's inputs are the embeddings.
-    kept = (model.layers - 1) // chosen.interval
+    # The first layer's inputs are the embeddings. Of the last, whose inputs are the hidden states
+    # when backward begins, nothing is kept.
+    others = maximum(model.layers - 1, 1)
+    interval = minimum(chosen.interval, others)
+    kept = (others - 1) // interval
     gradients = chosen.gradients_on_device
     # Inputs made again wait beside the hidden states, never on a disk.
     between = chosen.inputs_on_device | gradients
-    outputs = where(chosen.selective, model.layers, 0)
     return (
         Store(
             kept, boundary * chosen.codec_share,
             chosen.inputs_on_device, chosen.inputs_on_host, chosen.inputs_on_disk,
         ),
-        Store(chosen.interval - 1, boundary, between, 1 - between, 0),
+        Store(interval - 1, boundary, between, 1 - between, 0),
         Store(1, boundary, gradients, 1 - gradients, 0),
         Store(
-            outputs, output_width(model),
+            where(chosen.selective, model.layers - 1, 0), output_width(model),
             chosen.outputs_on_device, chosen.outputs_on_host, chosen.outputs_on_disk,
-            chosen.selective * 1,
         ),
         Store(
-            where(chosen.keeps_keys, model.layers, 0), 2 * model.element * model.key_value,
+            where(chosen.keeps_keys, model.layers - 1, 0), 2 * model.element * model.key_value,
             chosen.kept_keys_on_device, chosen.kept_keys_on_host, chosen.kept_keys_on_disk,
         ),
     )  # fmt: skip

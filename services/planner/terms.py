@@ -104,6 +104,8 @@ def model_terms(model: ModelShape, chosen: OptimizationSet, adapters: Adapters) 
     )
     linears = [linear for linear in converted.linears if adapters.targets(linear.name)]
     rotary_element = 4 if architecture.rotary_float32 else element
+    # A layer of a chunk is called with the tables of its own kind only.
+    tables = 1 if chosen.streaming else architecture.rotary_tables
     native = architecture.norm is Norm.LAYER
     return ModelTerms(
         element=element,
@@ -125,7 +127,7 @@ def model_terms(model: ModelShape, chosen: OptimizationSet, adapters: Adapters) 
         largest_linear_weights=converted.largest_linear_weights,
         embedding_parameters=converted.embedding_parameters,
         adapter_parameters=sum(linear.inputs + linear.outputs for linear in linears),
-        rotary=architecture.rotary_tables * 2 * converted.head_size * rotary_element,
+        rotary=tables * 2 * converted.head_size * rotary_element,
         final_norm_output=(element if native else 4) * converted.hidden_size,
         shared_embedding=layer.boundary if architecture.scaled_embeddings else 0,
         layer=layer,

@@ -16,8 +16,8 @@ import torch
 from services.trainer.engine.transfers import Moved, Mover, total_moved
 
 FORWARD, LOSS, BACKWARD, OPTIMIZER = "forward", "loss", "backward", "optimizer"
-# Spans kept until somebody settles them: far more than a window has stages. Who runs windows and
-# never asks, a benchmark, loses the oldest instead of growing.
+# Spans whose ends nobody has asked for yet: fewer than kernels can be queued on a device, so that
+# the oldest of more is over.
 _MOST_OPEN_SPANS = 4096
 
 # Seconds on the CPU.
@@ -30,27 +30,43 @@ class PhaseClock:
     def __init__(self, device: torch.device | None = None) -> None:
         """device: whose work is timed; None: the CPU's."""
         self._device = device if device is not None and device.type == "cuda" else None
-        self._open: deque[tuple[str, Moment, Moment]] = deque(maxlen=_MOST_OPEN_SPANS)
+        self._open: deque[tuple[str, Moment, Moment]] = deque()
         self._seconds: dict[str, float] = {}
+        # The phase that time goes to now, since when.
+        self._running: tuple[str, Moment] | None = None
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """What is asked of the device inside is of that phase. Never waits."""
-        begin = self._now()
-        yield
-        self._open.append((phase, begin, self._now()))
+        """What is asked of the device inside is of that phase, and not of one around it."""
+        around = self._running[0] if self._running else None
+        self._switch(phase)
+        try:
+            yield
+        finally:
+            self._switch(around)
 
     def settle(self) -> None:
         """Adds up what was timed so far; waits until the device has done it."""
-        for phase, begin, end in self._open:
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + _seconds_between(begin, end)
-        self._open.clear()
+        while self._open:
+            self._settle_oldest()
 
     def take(self) -> dict[str, float]:
         """Seconds by phase since last taken; waits as `settle` does."""
         self.settle()
         taken, self._seconds = self._seconds, {}
         return taken
+
+    def _switch(self, phase: str | None) -> None:
+        now = self._now()
+        if self._running:
+            self._open.append((*self._running, now))
+        self._running = (phase, now) if phase else None
+        if len(self._open) > _MOST_OPEN_SPANS:
+            self._settle_oldest()
+
+    def _settle_oldest(self) -> None:
+        phase, begin, end = self._open.popleft()
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + _seconds_between(begin, end)
 
     def _now(self) -> Moment:
         if self._device is None:

@@ -94,7 +94,7 @@ def test_watching_the_stages_changes_nothing() -> None:
     assert watched.static_bytes == found.static_bytes
     assert watched.static_bytes + watched.working_bytes == found.peak_bytes
     assert watched.stores_bytes == found.host_bytes
-    assert set(watched.phases) == {"forward", "loss", "backward"}
+    assert set(watched.phases) == {"forward", "last_layer", "backward"}
     assert min(watched.phases.values()) < watched.working_bytes
 
 

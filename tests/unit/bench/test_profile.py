@@ -17,11 +17,10 @@ def test_every_second_of_a_step_is_in_one_phase_and_kind(monkeypatch: pytest.Mon
     profile.name_phases()
     case = profile.profile_step(Subject.of("llama-2x64"), 128, 1)
     phases = case["phases"]
-    assert list(phases) == ["forward", "loss", "backward"]
+    assert list(phases) == ["forward", "last layer", "backward"]
     assert case["seconds"] == pytest.approx(sum(sum(kinds.values()) for kinds in phases.values()))
     assert all(seconds >= 0 for kinds in phases.values() for seconds in kinds.values())
-    assert phases["loss"]["attention"] == 0
-    for phase in ("forward", "backward"):
-        assert phases[phase]["attention"] > 0
-        assert phases[phase]["matrix products"] > 0
-        assert phases[phase]["element-wise and others"] > 0
+    for found in phases.values():
+        assert found["attention"] > 0
+        assert found["matrix products"] > 0
+        assert found["element-wise and others"] > 0

@@ -16,7 +16,7 @@ from services.planner.ladder import Tier, load_ladder
 from services.planner.machine import Machine, hypothetical_machine
 from services.planner.memory import Sizing
 from services.planner.models import ModelShape, catalogue, model_by_id
-from services.planner.options import Executor, Place
+from services.planner.options import Executor, Place, Policy
 from services.planner.remedies import Resource
 from services.planner.search import Result, Search, plan
 from services.planner.streaming_memory import chunk_lengths
@@ -148,11 +148,16 @@ def test_a_sliding_window_shorter_than_the_tier_needs_the_streaming_executor() -
 def test_a_window_takes_less_time_than_full_attention() -> None:
     model, tier = model_by_id("starcoder2-3b"), LADDER[7]
     chosen = search("starcoder2-3b").verdicts[7].candidate.chosen
+    assert chosen.streaming
+    # Every layer attends once forward.
+    chosen = replace(
+        chosen, policy=Policy.SELECTIVE, attention_outputs=Place.HOST, layer_input_interval=1
+    )
     without = replace(model, windowed_layer_count=0, sliding_window=0)
     windowed, full = (evaluate(tier, chosen, one, machine()) for one in (model, without))
     # Of the last layer, chunks without targets have no queries.
     chunk, layers = windowed.memory.chunk_tokens, model.layer_count
-    idle = (tier.context_tokens - 1) // chunk * chunk if chosen.streaming else 0
+    idle = (tier.context_tokens - 1) // chunk * chunk
     in_windows = layers * 4096 * (2 * tier.tokens - 4096) - 4096 * (2 * idle - 4096)
     ratio = windowed.cost.lines["attention"] / full.cost.lines["attention"]
     assert full.memory.chunk_tokens == chunk

@@ -4,7 +4,8 @@ The device holds the keys and values of one layer and works on one chunk; everyt
 grows with the window waits in stores. Forward takes chunks in order, each attending to all before
 it. Backward takes layers and chunks in reverse: a layer's keys are made again for the whole window,
 then each chunk is run again under autograd. Its attention adds to the gradients of earlier keys, so
-that a chunk's own are complete when its turn comes.
+that a chunk's own are complete when its turn comes. The last layer has no forward of its own: its
+chunks go to the loss and back while autograd has them.
 
 Shapes: B batch, S tokens of the window, C tokens of a chunk, E hidden.
 """
@@ -12,10 +13,12 @@ Shapes: B batch, S tokens of the window, C tokens of a chunk, E hidden.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from services.trainer.engine.failures import INTERNAL, EngineError
 from services.trainer.engine.loss import OutputHead
@@ -28,7 +31,6 @@ from services.trainer.engine.streaming.attention_calls import (
     register_streaming_attention,
 )
 from services.trainer.engine.streaming.chunks import Chunk, chunks_of
-from services.trainer.engine.streaming.codecs import EXACT
 from services.trainer.engine.streaming.kernels import choose_kernel
 from services.trainer.engine.streaming.key_memory import Pair
 from services.trainer.engine.streaming.layer_attention import (
@@ -75,9 +77,8 @@ class StreamingExecutor:
         self._workspace = Workspace(self._anatomy, settings, self._device)
         meter = meter or StepMeter(self._device)
         meter.count(self._workspace)
-        self._phases = meter.phases
-        # Which layer's keys the workspace holds, of the whole window.
-        self._keys_are_of: int | None = None
+        self.phases = meter.phases
+        self._last = len(self.parts.layers) - 1
         # First layer of the segment whose inputs have been made again.
         self._inputs_are_of: int | None = None
 
@@ -91,7 +92,7 @@ class StreamingExecutor:
     ) -> float:
         """Loss of a window; adds `gradient_scale` times its gradient to the adapters' `.grad`."""
         loss = self.backward(window_bs, gradient_scale, journal)
-        self._phases.settle()
+        self.phases.settle()
         return float(loss)
 
     def backward(
@@ -101,28 +102,34 @@ class StreamingExecutor:
         window = self._window(window_bs)
         done, known_loss = journal.resume(self._workspace) if journal else (0, 0.0)
         loss = torch.tensor(known_loss, dtype=torch.float32, device=self._device)
-        count = 2 * window.layers + 1
+        last = self._last
+        count = 2 * last + 1
         with frequencies_of_window(self._model, window.tokens, self._device):
             for stage in range(done, count):
-                if stage < window.layers:
-                    with self._phases.timed(FORWARD):
+                if stage < last:
+                    with self.phases.timed(FORWARD):
                         self._forward_layer(window, stage, is_training=True)
-                elif stage == window.layers:
-                    with self._phases.timed(LOSS):
-                        loss = self._mean_loss(window, gradient_scale)
+                elif stage == last:
+                    with self.phases.timed(BACKWARD):
+                        loss = self._last_layer(window, gradient_scale)
                 else:
-                    with self._phases.timed(BACKWARD):
+                    with self.phases.timed(BACKWARD):
                         self._backward_layer(window, count - 1 - stage)
                 if journal:
                     journal.boundary(self._workspace, (stage + 1, count), loss)
         return loss
 
+    @torch.no_grad()
     def evaluate(self, window_bs: torch.Tensor) -> float:
         """Loss of a window, without gradients."""
         window = self._window(window_bs)
         with frequencies_of_window(self._model, window.tokens, self._device):
-            self._forward_without_gradients(window)
-            return float(self._mean_loss(window, gradient_scale=None))
+            losses = [
+                self._loss.of_chunk(output_bce, window_bs, chunk)
+                for chunk, output_bce in self._last_outputs(window)
+            ]
+        # In the order of training.
+        return float(sum(reversed(losses)))
 
     @torch.no_grad()
     def last_hidden_states(self, window_bs: torch.Tensor) -> torch.Tensor:
@@ -130,12 +137,10 @@ class StreamingExecutor:
         window = self._window(window_bs)
         window.with_targets.update(chunk.index for chunk in window.chunks)
         with frequencies_of_window(self._model, window.tokens, self._device):
-            self._forward_without_gradients(window)
-            finished = []
-            for chunk in window.chunks:
-                (hidden_bce,) = self._workspace.hidden.read(chunk.index, chunk.length)
-                token_ids_bc = window_bs[:, chunk.begin : chunk.end].to(self._device)
-                finished.append(self.parts.finish(hidden_bce, token_ids_bc, chunk.begin))
+            finished = [
+                self.parts.finish(output_bce, self._token_ids(window, chunk), chunk.begin)
+                for chunk, output_bce in self._last_outputs(window)
+            ]
         return torch.cat(finished, dim=1)
 
     def _window(self, window_bs: torch.Tensor) -> _Window:
@@ -148,44 +153,44 @@ class StreamingExecutor:
         chunks = chunks_of(tokens, self._settings.chunk_tokens)
         with_targets = {c.index for c in chunks if self._loss.rows(c, tokens)}
         self._workspace.start_window(tokens)
-        self._keys_are_of = self._inputs_are_of = None
-        return _Window(window_bs, chunks, with_targets, len(self.parts.layers))
+        self._inputs_are_of = None
+        return _Window(window_bs, chunks, with_targets)
 
     # Forward
 
-    def _forward_without_gradients(self, window: _Window) -> None:
-        for layer in range(window.layers):
-            self._forward_layer(window, layer, is_training=False)
-
     @torch.no_grad()
     def _forward_layer(self, window: _Window, layer: int, *, is_training: bool) -> None:
-        """Leaves its output in `hidden`; of the last layer, that of chunks with targets."""
+        """Leaves its output, the next layer's input, in `hidden`. Not for the last layer."""
         for chunk in window.chunks:
             self._forward_chunk(window, layer, chunk, is_training=is_training)
-        # Backward begins with the last layer's. Keys made from an encoded input are others.
-        if layer == window.layers - 1 and self._settings.layer_input_codec is EXACT:
-            self._keys_are_of = layer
 
     def _forward_chunk(
         self, window: _Window, layer: int, chunk: Chunk, *, is_training: bool
     ) -> None:
-        workspace, call = self._workspace, self._call(window, layer, chunk)
-        hidden_bce = call.embeddings_bce
+        workspace = self._workspace
+        hidden_bce, call = self._call(window, layer, chunk)
         if layer:
             following = (chunk.index + 1) % len(window.chunks)
             (hidden_bce,) = workspace.hidden.read(chunk.index, chunk.length, following)
         if is_training and workspace.layer_inputs.keeps(layer):
             workspace.layer_inputs.write(layer, chunk, hidden_bce)
-        if not window.has_output(layer, chunk.index):
-            # The last layer's keys: backward begins with them.
-            keys_and_values = self._keys_only(layer, hidden_bce, call, self._place(chunk))
-            if is_training:
-                workspace.keep_keys(layer, chunk, keys_and_values)
-            return
         keep = functools.partial(workspace.keep_attention, layer, chunk) if is_training else None
         with attention(Forward(self._place(chunk), keep)):
             output_bce = self.parts.run(layer, hidden_bce, call)
         workspace.hidden.write(chunk.index, chunk.length, [output_bce])
+
+    def _last_outputs(self, window: _Window) -> Iterator[tuple[Chunk, torch.Tensor]]:
+        """Chunks with targets, and the last layer's outputs of them; nothing is kept."""
+        for layer in range(self._last):
+            self._forward_layer(window, layer, is_training=False)
+        for chunk in window.chunks:
+            hidden_bce, call = self._input(window, self._last, chunk, window.after(chunk))
+            if chunk.index in window.with_targets:
+                with attention(Forward(self._place(chunk))):
+                    output_bce = self.parts.run(self._last, hidden_bce, call)
+                yield chunk, output_bce
+            else:
+                self._keys_only(self._last, hidden_bce, call, self._place(chunk))
 
     def _keys_only(
         self, layer: int, hidden_bce: torch.Tensor, call: LayerCall, at: ChunkAttention
@@ -198,20 +203,90 @@ class StreamingExecutor:
             return ready.tensors
         raise EngineError(INTERNAL, f"layer {layer} did not attend")
 
-    # Loss
-
-    def _mean_loss(self, window: _Window, gradient_scale: float | None) -> torch.Tensor:
-        """The loss; in `hidden`, its gradient takes the place of the last layer's output."""
-        total = torch.zeros((), dtype=torch.float32, device=self._device)
-        with_targets = [c for c in window.chunks if c.index in window.with_targets]
-        for chunk in reversed(with_targets):
-            hidden = self._workspace.hidden.read(chunk.index, chunk.length)
-            total += self._loss.of_chunk(hidden[0], window.token_ids_bs, chunk, gradient_scale)
-            if gradient_scale is not None:
-                self._workspace.hidden.write(chunk.index, chunk.length, hidden)
-        return total
-
     # Backward
+
+    def _last_layer(self, window: _Window, gradient_scale: float) -> torch.Tensor:
+        """The loss. Forward and backward of the layer at once: nothing of it waits in between."""
+        loss = torch.zeros((), dtype=torch.float32, device=self._device)
+        run = functools.partial(self._run_to_loss, window, gradient_scale, loss)
+        self._backward_chunks(window, self._last, run)
+        return loss
+
+    def _backward_layer(self, window: _Window, layer: int) -> None:
+        self._make_inputs(window, layer)
+        self._backward_chunks(window, layer, functools.partial(self._run_again, window, layer))
+
+    def _backward_chunks(self, window: _Window, layer: int, run: _Run) -> None:
+        adapters = AdapterGradients(self._anatomy.adapters[layer])
+        self._workspace.keys.start_gradients()
+        # The last chunk's keys come with its run.
+        for chunk in window.chunks[:-1]:
+            self._make_keys(window, layer, chunk)
+        for chunk in reversed(window.chunks):
+            self._backward_chunk(window, layer, chunk, adapters, run)
+        adapters.store()
+
+    @torch.no_grad()
+    def _make_keys(self, window: _Window, layer: int, chunk: Chunk) -> None:
+        following = chunk.index + 1
+        kept = self._workspace.read_keys(layer, chunk, following)
+        if kept:
+            self._place(chunk).write(*kept)
+            return
+        hidden_bce, call = self._input(window, layer, chunk, following)
+        self._keys_only(layer, hidden_bce, call, self._place(chunk))
+
+    def _backward_chunk(
+        self, window: _Window, layer: int, chunk: Chunk, adapters: AdapterGradients, run: _Run
+    ) -> None:
+        """Leaves the gradient of the layer's input in `hidden`."""
+        input_bce, call = self._input(window, layer, chunk, window.before(chunk))
+        # Nothing below the first layer is trained.
+        leaves = [input_bce.detach().requires_grad_()] if layer else []
+        started = run(chunk, leaves[0] if leaves else input_bce, call)
+        if not started:
+            return
+        wanted = [*leaves, *self._anatomy.adapters[layer]]
+        edges, gradients = zip(*started, strict=True)
+        found = torch.autograd.grad(edges, wanted, gradients, allow_unused=True)
+        adapters.add(found[len(leaves) :])
+        if leaves:
+            self._workspace.hidden.write(chunk.index, chunk.length, found[:1])
+
+    def _run_again(
+        self, window: _Window, layer: int, chunk: Chunk, hidden_bce: torch.Tensor, call: LayerCall
+    ) -> _Started:
+        """From the layer's output, whose gradient is in `hidden`."""
+        workspace = self._workspace
+        stored = workspace.read_attended(layer, chunk, window.before(chunk))
+        replay = Replay(self._place(chunk), stored)
+        with attention(replay), without_outputs(self._anatomy.unread[layer]):
+            output_bce = self.parts.run(layer, hidden_bce, call)
+        following = (chunk.index - 1) % len(window.chunks)
+        (gradient_bce,) = workspace.hidden.read(chunk.index, chunk.length, following)
+        return [(get_gradient_edge(output_bce), gradient_bce)]
+
+    def _run_to_loss(
+        self, window: _Window, gradient_scale: float, loss: torch.Tensor,
+        chunk: Chunk, hidden_bce: torch.Tensor, call: LayerCall,
+    ) -> _Started:  # fmt: skip
+        """From the last layer's output; without targets nothing but its keys is of use."""
+        at = self._place(chunk)
+        if chunk.index not in window.with_targets:
+            keys_and_values = self._keys_only(self._last, hidden_bce, call, at)
+            found = zip(keys_and_values, at.key_gradients(hidden_bce.dtype), strict=True)
+            # In the only layer of a model, keys without an adapter lead nowhere.
+            return [(get_gradient_edge(one), dk) for one, dk in found if one.requires_grad]
+        with attention(Replay(at, None)):
+            output_bce = self.parts.run(self._last, hidden_bce, call)
+        with self.phases.timed(LOSS):
+            gradient_bce = torch.zeros_like(output_bce)
+            loss += self._loss.of_chunk(
+                output_bce.detach(), window.token_ids_bs, chunk, gradient_bce, gradient_scale
+            )
+        return [(get_gradient_edge(output_bce), gradient_bce)]
+
+    # Inputs
 
     def _make_inputs(self, window: _Window, layer: int) -> None:
         """Inputs of all layers up to this one since the last that was kept."""
@@ -227,83 +302,41 @@ class StreamingExecutor:
         workspace = self._workspace
         for chunk in window.chunks:
             following = window.after(chunk)
-            call = self._call(window, layer, chunk)
-            hidden_bce = self._input(layer, chunk, call, following)
+            hidden_bce, call = self._input(window, layer, chunk, following)
             attended = workspace.read_attended(layer, chunk, following)
             with attention(Known(attended) if attended else Forward(self._place(chunk))):
                 output_bce = self.parts.run(layer, hidden_bce, call)
             workspace.layer_inputs.write(layer + 1, chunk, output_bce)
-            self._keys_are_of = self._keys_are_of if attended else None
-
-    def _backward_layer(self, window: _Window, layer: int) -> None:
-        self._make_inputs(window, layer)
-        adapters = AdapterGradients(self._anatomy.adapters[layer])
-        self._workspace.keys.start_gradients()
-        if self._keys_are_of != layer:
-            # The last chunk's come with its run.
-            for chunk in window.chunks[:-1]:
-                self._make_keys_again(window, layer, chunk)
-        for chunk in reversed(window.chunks):
-            self._backward_chunk(window, layer, chunk, adapters)
-        adapters.store()
-
-    @torch.no_grad()
-    def _make_keys_again(self, window: _Window, layer: int, chunk: Chunk) -> None:
-        following = chunk.index + 1
-        kept = self._workspace.read_keys(layer, chunk, following)
-        if kept:
-            self._place(chunk).write(*kept)
-            return
-        call = self._call(window, layer, chunk)
-        hidden_bce = self._input(layer, chunk, call, following)
-        self._keys_only(layer, hidden_bce, call, self._place(chunk))
-
-    def _backward_chunk(
-        self, window: _Window, layer: int, chunk: Chunk, adapters: AdapterGradients
-    ) -> None:
-        """Gradient of the layer's input from that of its output, both in `hidden`."""
-        call = self._call(window, layer, chunk)
-        input_bce = self._input(layer, chunk, call, window.before(chunk))
-        # Nothing below the first layer is trained.
-        leaves = [input_bce.detach().requires_grad_()] if layer else []
-        hidden_bce = leaves[0] if leaves else input_bce
-        outputs, gradients = self._run_again(window, layer, chunk, hidden_bce, call)
-        wanted = [*leaves, *self._anatomy.adapters[layer]]
-        found = torch.autograd.grad(outputs, wanted, gradients, allow_unused=True)
-        adapters.add(found[len(leaves) :])
-        if leaves:
-            self._workspace.hidden.write(chunk.index, chunk.length, found[:1])
-
-    def _run_again(
-        self, window: _Window, layer: int, chunk: Chunk, hidden_bce: torch.Tensor, call: LayerCall
-    ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-        """What autograd starts from: the chunk's outputs of the layer, and their gradients."""
-        workspace, at = self._workspace, self._place(chunk)
-        if not window.has_output(layer, chunk.index):
-            keys_and_values = self._keys_only(layer, hidden_bce, call, at)
-            return keys_and_values, at.key_gradients(hidden_bce.dtype)
-        stored = workspace.read_attended(layer, chunk, window.before_with_output(layer, chunk))
-        with attention(Replay(at, stored)), without_outputs(self._anatomy.unread[layer]):
-            output_bce = self.parts.run(layer, hidden_bce, call)
-        following = (chunk.index - 1) % len(window.chunks)
-        (gradient_bce,) = workspace.hidden.read(chunk.index, chunk.length, following)
-        return (output_bce,), (gradient_bce,)
 
     def _input(
-        self, layer: int, chunk: Chunk, call: LayerCall, following: int | None
-    ) -> torch.Tensor:
-        """A chunk's input of a layer, (B, C, E)."""
+        self, window: _Window, layer: int, chunk: Chunk, following: int | None
+    ) -> tuple[torch.Tensor, LayerCall]:
+        """A chunk's input of a layer, (B, C, E), when forward has been, and what goes with it."""
+        embeddings_bce, call = self._call(window, layer, chunk)
         if layer == 0:
-            return call.embeddings_bce
-        return self._workspace.layer_inputs.read(layer, chunk, following)
+            return embeddings_bce, call
+        if layer < self._last:
+            return self._workspace.layer_inputs.read(layer, chunk, following), call
+        # Where forward left it.
+        (hidden_bce,) = self._workspace.hidden.read(chunk.index, chunk.length, following)
+        return hidden_bce, call
 
-    def _call(self, window: _Window, layer: int, chunk: Chunk) -> LayerCall:
-        token_ids_bc = window.token_ids_bs[:, chunk.begin : chunk.end].to(self._device)
-        return self.parts.call_of(layer, token_ids_bc, chunk.begin)
+    def _call(self, window: _Window, layer: int, chunk: Chunk) -> tuple[torch.Tensor, LayerCall]:
+        """The embeddings, (B, C, E), and what a layer is called with."""
+        return self.parts.call_of(layer, self._token_ids(window, chunk), chunk.begin)
+
+    def _token_ids(self, window: _Window, chunk: Chunk) -> torch.Tensor:
+        return window.token_ids_bs[:, chunk.begin : chunk.end].to(self._device)
 
     def _place(self, chunk: Chunk) -> ChunkAttention:
         keys, longest = self._workspace.keys, self._settings.chunk_tokens
         return ChunkAttention(self._kernel, keys, chunk, longest)
+
+
+# Where autograd starts, and the gradients there.
+_Started = Sequence[tuple[GradientEdge, torch.Tensor]]
+# Runs a chunk of a layer under autograd, from the chunk's input.
+_Run = Callable[[Chunk, torch.Tensor, LayerCall], _Started]
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,16 +346,11 @@ class _Window:
     token_ids_bs: torch.Tensor
     chunks: list[Chunk]
     with_targets: set[int]
-    layers: int
 
     @property
     def tokens(self) -> int:
         """Tokens of the window."""
         return self.token_ids_bs.shape[1]
-
-    def has_output(self, layer: int, chunk_index: int) -> bool:
-        """Whether anything depends on this output: the loss needs few of the last layer's."""
-        return layer < self.layers - 1 or chunk_index in self.with_targets
 
     def after(self, chunk: Chunk) -> int | None:
         """Index of the next chunk."""
@@ -331,9 +359,3 @@ class _Window:
     def before(self, chunk: Chunk) -> int | None:
         """Index of the chunk before."""
         return chunk.index - 1 if chunk.index else None
-
-    def before_with_output(self, layer: int, chunk: Chunk) -> int | None:
-        """The same, if anything depends on that chunk's output."""
-        before = self.before(chunk)
-        is_needed = before is not None and self.has_output(layer, before)
-        return before if is_needed else None

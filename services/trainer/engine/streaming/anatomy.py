@@ -83,7 +83,7 @@ def examine(model: Any, parts: ModelParts, device: torch.device) -> Anatomy:
         raise _refused("has layers with different attention heads")
     with attention(_Reader()):
         unread = [_unread(parts, layer, token_ids) for layer in range(len(parts.layers))]
-    embeddings = parts.call_of(0, token_ids, begin=0).embeddings_bce
+    embeddings, _ = parts.call_of(0, token_ids, begin=0)
     adapters = [trainable_parameters(layer) for layer in parts.layers]
     if sum(map(len, adapters)) != len(trainable_parameters(model)):
         raise _refused("has adapters outside its decoder layers")
@@ -91,8 +91,7 @@ def examine(model: Any, parts: ModelParts, device: torch.device) -> Anatomy:
 
 
 def _unread(parts: ModelParts, layer: int, token_ids: torch.Tensor) -> list[nn.Linear]:
-    call = parts.call_of(layer, token_ids, begin=0)
-    run = functools.partial(parts.run, layer, call.embeddings_bce, call)
+    run = functools.partial(parts.run, layer, *parts.call_of(layer, token_ids, begin=0))
     return unread_linears(parts.layers[layer], run)
 
 

@@ -1,8 +1,8 @@
 """Inputs of the layers: what backward starts a layer from.
 
-The first layer's are the embeddings, which are looked up again. Of the others every k-th is kept;
-those of the layers between two kept ones are made again when backward comes there, for one segment
-at a time (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+The first layer's are the embeddings, which are looked up again; the last layer's are where forward
+left them. Of the others every k-th is kept; those of the layers between two kept ones are made
+again when backward comes there, for one segment at a time (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
 
 Shapes: B batch, C tokens of a chunk, E hidden.
 """

@@ -26,9 +26,8 @@ _ORIGINAL = "original_forward"
 
 @dataclass(frozen=True, slots=True)
 class LayerCall:
-    """What a layer is called with beside the hidden states; and what layer 0 gets for them."""
+    """What a layer is called with beside the hidden states."""
 
-    embeddings_bce: torch.Tensor
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
 
@@ -41,6 +40,8 @@ class _Recording:
     # What the last layer seems to return; None: its input.
     substitute_bce: torch.Tensor | None = None
     call: LayerCall | None = None
+    # What the first layer is given.
+    embeddings_bce: torch.Tensor | None = None
     visited: int = 0
     passed_bce: torch.Tensor | None = None
 
@@ -61,13 +62,20 @@ class ModelParts:
             forward = getattr(layer.forward, _ORIGINAL, layer.forward)
             layer.forward = self._recordable(index, forward)
 
-    def call_of(self, layer: int, token_ids_bc: torch.Tensor, begin: int) -> LayerCall:
-        """What the model would call a layer with, for a chunk that begins at token `begin`."""
+    def call_of(
+        self, layer: int, token_ids_bc: torch.Tensor, begin: int
+    ) -> tuple[torch.Tensor, LayerCall]:
+        """What the model would call a layer with, for a chunk that begins at token `begin`.
+
+        After the embeddings, (B, C, E), which are what the first layer is given.
+        """
         recording = _Recording(wanted=layer)
         with torch.no_grad():
             self._pass(recording, token_ids_bc, begin)
-        assert recording.call is not None  # every layer was visited
-        return recording.call
+        # Every layer was visited.
+        assert recording.call is not None
+        assert recording.embeddings_bce is not None
+        return recording.embeddings_bce, recording.call
 
     def run(self, layer: int, hidden_bce: torch.Tensor, call: LayerCall) -> torch.Tensor:
         """The layer's output, (B, C, E)."""
@@ -132,8 +140,10 @@ class ModelParts:
         if index != recording.visited or (expected is not None and hidden is not expected):
             raise self._refused(f"does something of its own before layer {index}")
         recording.visited += 1
+        if index == 0:
+            recording.embeddings_bce = hidden
         if index == recording.wanted:
-            recording.call = LayerCall(hidden, tuple(others), keywords)
+            recording.call = LayerCall(tuple(others), keywords)
         is_last = index == len(self.layers) - 1
         passed = recording.substitute_bce if is_last else None
         recording.passed_bce = hidden if passed is None else passed

@@ -55,8 +55,8 @@ def _check_layers(model: Any, parts: ModelParts, token_ids_bs: torch.Tensor) -> 
     for layer in range(len(parts.layers)):
         with attention(HeadRecorder()):
             before, after = (
-                parts.run(layer, call.embeddings_bce, call)[:, half:]
-                for call in (parts.call_of(layer, ids, 0) for ids in (token_ids_bs, others_bs))
+                parts.run(layer, *parts.call_of(layer, ids, 0))[:, half:]
+                for ids in (token_ids_bs, others_bs)
             )
         _check_close(model, f"layer {layer}", after, before, _LAYER_TOLERANCE)
 

@@ -87,12 +87,6 @@ class StreamingSettings:
         )
 
     @property
-    def most_chunks_with_targets(self) -> int:
-        """Of any window no longer than the plan's: its targets may begin anywhere in a chunk."""
-        chunks = -(-self.tokens // self.chunk_tokens)
-        return min(chunks, -(-(self.target_tokens - 1) // self.chunk_tokens) + 1)
-
-    @property
     def stores(self) -> dict[str, Place]:
         """Places of what is kept, by name."""
         places = {

@@ -31,21 +31,17 @@ class TargetLoss:
 
     def of_chunk(
         self, hidden_bce: torch.Tensor, window_bs: torch.Tensor, chunk: Chunk,
-        gradient_scale: float | None,
+        gradient_bce: torch.Tensor | None = None, gradient_scale: float = 1.0,
     ) -> torch.Tensor:  # fmt: skip
         """The chunk's share of the mean loss over all target tokens.
 
-        gradient_scale: hidden_bce becomes the gradient of the whole loss, times this; None: no
-        gradient is wanted.
+        gradient_bce: its target rows become `gradient_scale` times the gradient of the whole loss.
         """
-        rows = self.rows(chunk, window_bs.shape[1])
         total = torch.zeros((), dtype=torch.float32, device=hidden_bce.device)
-        for tile in self._tiles(rows, window_bs.shape[0]):
+        for tile in self._tiles(self.rows(chunk, window_bs.shape[1]), window_bs.shape[0]):
             own = slice(tile.start - chunk.begin, tile.stop - chunk.begin)
-            total += self._tile(hidden_bce[:, own], window_bs, tile, gradient_scale)
-        if gradient_scale is not None:
-            hidden_bce[:, : rows.start - chunk.begin].zero_()
-            hidden_bce[:, rows.stop - chunk.begin :].zero_()
+            gradient_bre = None if gradient_bce is None else gradient_bce[:, own]
+            total += self._tile(hidden_bce[:, own], window_bs, tile, gradient_bre, gradient_scale)
         return total
 
     def _tiles(self, rows: range, batch: int) -> Iterator[range]:
@@ -55,14 +51,14 @@ class TargetLoss:
 
     def _tile(
         self, hidden_bre: torch.Tensor, window_bs: torch.Tensor, tile: range,
-        gradient_scale: float | None,
+        gradient_bre: torch.Tensor | None, gradient_scale: float,
     ) -> torch.Tensor:  # fmt: skip
-        """The tile's share of the loss; its rows become their gradient."""
+        """The tile's share of the loss; fills its gradient."""
         device = hidden_bre.device
         token_ids = window_bs[:, tile.start : tile.stop].to(device)
         targets = window_bs[:, tile.start + 1 : tile.stop + 1].to(device).reshape(-1)
         row_count = len(window_bs) * self.target_tokens
-        wants_gradient = gradient_scale is not None
+        wants_gradient = gradient_bre is not None
         with torch.set_grad_enabled(wants_gradient):
             leaf = hidden_bre.detach().requires_grad_(wants_gradient)
             normed_bre = self.parts.finish(leaf, token_ids, tile.start)
@@ -70,8 +66,8 @@ class TargetLoss:
             rows = normed_bre.detach().flatten(0, 1)
             gradient = torch.empty_like(rows) if wants_gradient else None
             loss = cross_entropy_tile(rows, targets, self.head, row_count, gradient)
-        if gradient is not None and gradient_scale is not None:
+        if gradient is not None and gradient_bre is not None:
             gradient.mul_(gradient_scale)
             (found,) = torch.autograd.grad(normed_bre, leaf, gradient.view_as(normed_bre))
-            hidden_bre.copy_(found)
+            gradient_bre.copy_(found)
         return loss / row_count

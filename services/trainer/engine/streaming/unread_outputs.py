@@ -29,6 +29,8 @@ _ATEN = torch.ops.aten
 _PASSES_ON = frozenset({_ATEN.add, _ATEN.add_, _ATEN.clone, _ATEN._to_copy, _ATEN._unsafe_view})
 # The same, when all but one of their arguments are numbers.
 _SCALES = frozenset({_ATEN.mul, _ATEN.mul_, _ATEN.div, _ATEN.div_})
+# What a tensor is and not what is in it: fake tensors ask as operations do.
+_PROPERTIES = "prim"
 _FORWARD = "forward"
 
 
@@ -74,7 +76,7 @@ class _Readers(TorchDispatchMode):
         result = function(*arguments, **keywords)
         given = [leaf for leaf in tree_leaves((arguments, keywords)) if torch.is_tensor(leaf)]
         outputs = set().union(*(self._outputs_in(tensor) for tensor in given))
-        if outputs and not function.is_view:
+        if outputs and not function.is_view and function.namespace != _PROPERTIES:
             packet = function.overloadpacket
             if packet in _PASSES_ON or (packet in _SCALES and len(given) == 1):
                 self._hold(result, outputs)

@@ -44,7 +44,7 @@ class Workspace:
 
     hidden: one page per chunk; in forward the output of the layer at work, in backward the gradient
     of its input. attention_outputs, kept_keys: one page per layer and chunk, or None where they are
-    made again. Of the last layer, attention returns only what the targets need.
+    made again. Of the last layer nothing is kept.
     """
 
     anatomy: Anatomy
@@ -58,19 +58,18 @@ class Workspace:
 
     def __post_init__(self) -> None:
         """Raises `EngineError` (DISK_FULL) when the disk has no room for the page files."""
-        settings, layers = self.settings, len(self.anatomy.adapters)
+        settings = self.settings
         self._stores: list[Store] = []
         self._chunks = len(chunks_of(settings.tokens, settings.chunk_tokens))
+        self._last_layer = len(self.anatomy.adapters) - 1
         self.hidden = self._store(self._hidden_fields(), self._chunks, settings.hidden_gradients)
-        self.layer_inputs = self._make_layer_inputs(layers)
-        self._last_layer = layers - 1
-        self._most_with_targets = settings.most_chunks_with_targets
+        self.layer_inputs = self._make_layer_inputs()
+        pages = self._last_layer * self._chunks
         self.attention_outputs = self._store_if(
-            settings.attention_outputs, self._output_fields(),
-            self._last_layer * self._chunks + self._most_with_targets, ATTENTION_OUTPUTS,
-        )  # fmt: skip
+            settings.attention_outputs, self._output_fields(), pages, ATTENTION_OUTPUTS
+        )
         keys = key_fields(self.anatomy.heads, settings.batch_size)
-        self.kept_keys = self._store_if(settings.kept_keys, keys, layers * self._chunks, KEYS)
+        self.kept_keys = self._store_if(settings.kept_keys, keys, pages, KEYS)
         self.keys = self._make_keys()
 
     @property
@@ -97,44 +96,39 @@ class Workspace:
     def keep_attention(
         self, layer: int, chunk: Chunk, keys_and_values: Pair, attended: Attended
     ) -> None:
-        """Keeps what the plan wants kept of an attention call."""
-        self.keep_keys(layer, chunk, keys_and_values)
-        if self.attention_outputs is not None:
-            returned = (attended.output_bchd, attended.lse_bhc)
-            page = self._output_page(layer, chunk.index)
-            self.attention_outputs.write(page, chunk.length, returned)
+        """Keeps what the plan wants kept of an attention call.
 
-    def keep_keys(self, layer: int, chunk: Chunk, keys_and_values: Pair) -> None:
-        """Keeps a chunk's keys and values, (B, G, C, D), if the plan wants them kept."""
+        keys_and_values: (B, G, C, D).
+        """
+        page = self._page(layer, chunk.index)
         if self.kept_keys is not None:
             tensors = [tensor.transpose(1, 2) for tensor in keys_and_values]
-            self.kept_keys.write(self._page(layer, chunk.index), chunk.length, tensors)
+            self.kept_keys.write(page, chunk.length, tensors)
+        if self.attention_outputs is not None:
+            returned = (attended.output_bchd, attended.lse_bhc)
+            self.attention_outputs.write(page, chunk.length, returned)
 
     def read_attended(self, layer: int, chunk: Chunk, following: int | None) -> Attended | None:
         """What attention returned in forward; None where it was not kept."""
         if self.attention_outputs is None:
             return None
-        page = self._output_page(layer, chunk.index)
-        next_page = None if following is None else self._output_page(layer, following)
-        return Attended(*self.attention_outputs.read(page, chunk.length, next_page))
+        return Attended(*self._read(self.attention_outputs, layer, chunk, following))
 
     def read_keys(self, layer: int, chunk: Chunk, following: int | None) -> Pair | None:
         """A chunk's keys and values, (B, G, C, D); None where they were not kept."""
-        if self.kept_keys is None:
+        if self.kept_keys is None or layer == self._last_layer:
             return None
-        next_page = None if following is None else self._page(layer, following)
-        page = self._page(layer, chunk.index)
-        key, value = self.kept_keys.read(page, chunk.length, next_page)
+        key, value = self._read(self.kept_keys, layer, chunk, following)
         return key.transpose(1, 2), value.transpose(1, 2)
+
+    def _read(
+        self, store: Store, layer: int, chunk: Chunk, following: int | None
+    ) -> list[torch.Tensor]:
+        next_page = None if following is None else self._page(layer, following)
+        return store.read(self._page(layer, chunk.index), chunk.length, next_page)
 
     def _page(self, layer: int, chunk: int) -> int:
         return layer * self._chunks + chunk
-
-    def _output_page(self, layer: int, chunk: int) -> int:
-        """The last layer's chunks with targets follow each other: no two share a page."""
-        if layer < self._last_layer:
-            return self._page(layer, chunk)
-        return self._page(layer, 0) + chunk % self._most_with_targets
 
     def _store(self, fields: tuple[Field, ...], count: int, place: Place, name: str = "") -> Store:
         pages = Pages(fields, self.settings.chunk_tokens, count)
@@ -154,10 +148,10 @@ class Workspace:
             return PageFilePlace(settings.journal_folder, page_file_name(name))
         return PageFilePlace(settings.page_folder) if settings.page_folder else None
 
-    def _make_layer_inputs(self, layers: int) -> LayerInputs:
-        settings = self.settings
-        interval = min(settings.layer_input_interval, layers)
-        kept, between = (layers - 1) // interval * self._chunks, (interval - 1) * self._chunks
+    def _make_layer_inputs(self) -> LayerInputs:
+        settings, others = self.settings, max(1, self._last_layer)
+        interval = min(settings.layer_input_interval, others)
+        kept, between = (others - 1) // interval * self._chunks, (interval - 1) * self._chunks
         encoded = self._hidden_fields(settings.layer_input_codec)
         return LayerInputs(
             interval=interval,

@@ -196,8 +196,8 @@ def test_recording_passes_fetch_nothing(monkeypatch) -> None:
     parts = watched.executor.parts
 
     def record() -> None:
-        call = parts.call_of(3, token_ids, 0)
-        parts.finish(call.embeddings_bce, token_ids, 0)
+        embeddings_bce, _ = parts.call_of(3, token_ids, 0)
+        parts.finish(embeddings_bce, token_ids, 0)
 
     assert watched.during(record) == []
 

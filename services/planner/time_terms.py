@@ -1,0 +1,114 @@
+"""What one model costs on one machine, by the token: what the formulas of time read.
+
+Times of products and attention are in seconds; element-wise work is in bytes, since its rate
+depends on how long a chunk is.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.planner.adapters import Adapters
+from services.planner.architectures import Mlp, Norm
+from services.planner.arithmetic import Number
+from services.planner.models import Linear, ModelShape
+from services.planner.options import OptimizationSet
+from services.planner.rates import DtypeRates, ElementwiseRates, RateCurve, Rates
+
+# Multiply-adds count twice.
+FORWARD_OPERATIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TimeTerms:
+    """What one model costs on one machine in one dtype: seconds and bytes per token, and rates."""
+
+    linear_seconds: Number
+    key_seconds: Number
+    unread_seconds: Number
+    # Bytes by the width of the tensor that is written.
+    elementwise_traffic: Mapping[int, float]
+    head_rate: Number
+    thin_rate: Number
+    # What products cost beside their operations, for one chunk of one layer: forward, backward.
+    forward_overhead: Number
+    backward_overhead: Number
+    attention_forward: RateCurve
+    attention_backward: RateCurve
+    elementwise: ElementwiseRates
+    rates: Rates
+
+
+def time_terms(
+    model: ModelShape, chosen: OptimizationSet, adapters: Adapters, rates: Rates
+) -> TimeTerms:
+    """The terms of a model under the dtype and heads of a set.
+
+    Raises `ValueError` when the machine has no rates for the dtype.
+    """
+    of_dtype = rates.of(chosen.dtype.element_bytes)
+    if of_dtype is None:
+        raise ValueError(f"no rates for {chosen.dtype.value}")
+    converted = model.with_key_value_heads(chosen.key_value_heads)
+    rows = zip(converted.architecture.linears, converted.linears, strict=True)
+    attention = [
+        linear for row, linear in rows if row.outputs in ("query", "key_value", "query_key_value")
+    ]
+    forward, backward = of_dtype.attention(converted.head_size)
+    products = len(converted.linears)
+    adapted = sum(adapters.targets(linear.name) for linear in converted.linears)
+    return TimeTerms(
+        linear_seconds=converted.layer_count * _product_seconds(converted.linears, of_dtype),
+        key_seconds=converted.layer_count * _product_seconds(attention, of_dtype),
+        unread_seconds=converted.layer_count * _product_seconds(converted.unread_linears, of_dtype),
+        elementwise_traffic=_forward_traffic(converted, chosen.dtype.element_bytes, adapters),
+        head_rate=of_dtype.head,
+        thin_rate=of_dtype.thin,
+        forward_overhead=(products + 2 * adapted) * of_dtype.product_overhead_seconds,
+        backward_overhead=(products + 4 * adapted) * of_dtype.product_overhead_seconds,
+        attention_forward=forward,
+        attention_backward=backward,
+        elementwise=of_dtype.elementwise,
+        rates=rates,
+    )
+
+
+def _width(inputs: int, outputs: int) -> float:
+    """Harmonic mean of a weight's sides: the smaller one decides how fast its product runs."""
+    return 2 * inputs * outputs / (inputs + outputs)
+
+
+def _product_seconds(linears: tuple[Linear, ...] | list[Linear], rates: DtypeRates) -> float:
+    """Seconds per token of one product with each weight."""
+    return sum(
+        FORWARD_OPERATIONS
+        * linear.weight_count
+        / float(rates.matmul.at(_width(linear.inputs, linear.outputs)))
+        for linear in linears
+    )
+
+
+def _forward_traffic(model: ModelShape, element: int, adapters: Adapters) -> Mapping[int, float]:
+    """Bytes per token and layer, by the width of what is written.
+
+    Adapters' sums, norms, rotary embedding, activation, residuals.
+    """
+    traffic: dict[int, float] = defaultdict(float)
+    for linear in model.linears:
+        if adapters.targets(linear.name):
+            # Scale and add its output (two and three passes); its products are thin, see linear.
+            traffic[linear.outputs] += 5 * element
+    # fp32: cast, square, mean, scale, cast back, weight; native: one kernel.
+    native = model.architecture.norm is Norm.LAYER
+    norm = 2 * element if native else 24 + 4 * element
+    # Residuals and their sums, three passes each.
+    traffic[model.hidden_size] += model.architecture.norm_count * norm + 6 * element
+    # Two products and their sum, and the half-turn's copy.
+    for width in (model.query_width, model.key_value_width):
+        traffic[width] += 10 * element
+    gate = 0 if model.architecture.mlp is Mlp.PLAIN else 3
+    steps = 14 if model.activation == "gelu_new" else 2
+    traffic[model.intermediate_size] += (steps + gate) * element
+    return {width: amount * width for width, amount in traffic.items()}
