@@ -30,7 +30,7 @@ def _title(name: str, plan: planner_pb2.Plan, budget: planner_pb2.Budget) -> str
     title = "Memory of the tensors" if one_pool else _TITLES.get(name, name)
     estimates = {"gpu": plan.gpu_memory, "host": plan.host_memory, "disk": plan.disk}
     phase = estimates[name].peak_phase if name in estimates else ""
-    return f"{title}, in the {phase} phase" if phase else title
+    return f"{title}, in the phase: {line_name(phase)}" if phase else title
 
 
 def _render(console: Console, line: planner_pb2.Derivation) -> None:

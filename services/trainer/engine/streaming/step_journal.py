@@ -30,6 +30,8 @@ from services.trainer.jobs.durable import flush_entry, replace_file
 from services.trainer.jobs.fence import OwnedFolder
 
 _STATE = "state.json"
+# Changes with the stages of a window and with what lies in the pages between them.
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class StepJournal:
         """Drops what another run, plan or version left in the folder."""
         self._owned, self.folder = owned, owned.path
         self._interval_seconds, self.hooks = interval_seconds, Hooks()
-        self._identity = json.loads(json.dumps(identity))
+        self._identity = json.loads(json.dumps({**identity, "format": _FORMAT}))
         self._clock, self._last_seconds = clock, clock()
         self._parameters: Sequence[torch.nn.Parameter] = ()
         self._pages: KeptPages | None = None

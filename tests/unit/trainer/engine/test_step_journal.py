@@ -12,7 +12,7 @@ import torch
 
 from services.trainer.engine.executors.streaming import StreamingExecutor
 from services.trainer.engine.failures import DISK_CORRUPT, EngineError, StopRequested
-from services.trainer.engine.streaming import page_files
+from services.trainer.engine.streaming import page_files, step_journal
 from services.trainer.engine.streaming.codecs import Int8
 from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.streaming.step_journal import Hooks, SavedStep, StepJournal
@@ -219,9 +219,12 @@ def test_a_stop_saves_first(tmp_path: Path) -> None:
     assert_same(second.gradients(), gradients)
 
 
-@pytest.mark.parametrize("what", ["identity", "step", "scale", "state", "gradients"])
+@pytest.mark.parametrize("what", ["identity", "format", "step", "scale", "state", "gradients"])
 def test_another_step_is_not_continued(
-    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    what: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, gradients = undisturbed(tmp_path / "undisturbed")
     with pytest.raises(Killed):
@@ -233,11 +236,13 @@ def test_another_step_is_not_continued(
     if what == "gradients":
         for file in (tmp_path / "run" / "step").glob("gradients-*"):
             file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    if what == "format":
+        monkeypatch.setattr(step_journal, "_FORMAT", -1)
     identity = {"seed": 2} if what == "identity" else IDENTITY
     process = Process(tmp_path / "run", interval=1e9, identity=identity)
     process.run()
     assert_same(process.gradients(), gradients)
-    if what in ("identity", "state", "gradients"):
+    if what in ("identity", "format", "state", "gradients"):
         assert "a step in the middle is dropped" in capsys.readouterr().err
 
 

@@ -105,6 +105,25 @@ def test_kept_keys_of_every_layer_and_chunk(place: Place, tmp_path: Path) -> Non
     assert_exact("llama", found)
 
 
+@pytest.mark.parametrize("modules", [(), ("gate_proj", "down_proj"), ("v_proj",), ("q_proj",)])
+def test_the_only_layer_is_first_and_last(modules: tuple[str, ...]) -> None:
+    """Of its chunks without targets only adapters on keys and values have a gradient."""
+    one = {"num_hidden_layers": 1, "modules": modules}
+    expected_loss, expected = stock_gradients("llama", a_window(TOKENS), TARGETS, **one)
+    model, parameters = adapted_model("llama", **one)
+    settings = StreamingSettings(TOKENS, TARGETS, 10, 5, attention_outputs=Place.DEVICE)
+    loss = StreamingExecutor(model, settings).step(a_window(TOKENS), 1.0)
+    assert loss == pytest.approx(expected_loss, rel=TOLERANCE)
+    errors = relative_errors(gradients_of(parameters), expected)
+    assert max(errors.values()) <= TOLERANCE
+
+
+def test_a_loss_without_gradients_has_the_same_bits() -> None:
+    model, _ = adapted_model("llama", **MODELS["llama"])
+    executor = StreamingExecutor(model, StreamingSettings(TOKENS, 50, 10, 5))
+    assert executor.evaluate(a_window(TOKENS)) == executor.step(a_window(TOKENS), 1.0)
+
+
 @pytest.mark.parametrize("place", [Place.HOST, Place.DISK])
 @pytest.mark.parametrize("family", ["qwen3", "mistral"])
 @pytest.mark.parametrize("chunk_tokens", [10, 30])
