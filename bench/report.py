@@ -72,6 +72,9 @@ SECTIONS = (
         "profile", "Phases of a step", report_measurements.profile,
         "Seconds of a step by phase, stacked by kind of work", optional=True,
     ),
+    Section(
+        "waiting", "How long threads wait awake", report_measurements.waiting, optional=True
+    ),
     Section("chaos", "What was broken, and what was lost", report_chaos.chaos),
     Section("load", "Many clients at once", report_load.load),
     Section("gpu", "GPU", report_measurements.gpu, needs_gpu=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -335,6 +336,36 @@ def profile(document: Document) -> Body:
         "nothing overlaps. The profiler itself takes time, most of it in many small operations."
     ]
     return Body(f"{finding}.", [table(("tokens", "phase", *kinds), rows)], limits)
+
+
+def waiting(document: Document) -> Body:
+    """Seconds of a step by how OpenMP's threads wait."""
+    cases = document.get("cases", [])
+    if not cases:
+        return Body(f"The file has no cases: {NOT_MEASURED}.")
+    found = {(case["policy"], case["place"]): case for case in cases}
+    policies, places = (list(dict.fromkeys(part)) for part in zip(*found, strict=True))
+    *others, engine = policies
+    finding = "The engine's threads stay awake for some microseconds between operations: " + listed(
+        f"{place} a step takes {ratio} of its time when threads wait {other}"
+        for place in places
+        for other in others
+        for ratio in [f"{found[engine, place]['seconds'] / found[other, place]['seconds']:.2f}"]
+    )
+    rows = [
+        (policy, *(_spread(found[policy, place]["samples"]) for place in places))
+        for policy in policies
+    ]
+    limits = [
+        f"One model ({document['model']}), {count(document['tokens'])} tokens, "
+        f"{document['rounds']} rounds in turns: median, least and most."
+    ]
+    return Body(f"{finding}.", [table(("threads wait awake", *places), rows)], limits)
+
+
+def _spread(samples: Sequence[float]) -> str:
+    middle = statistics.median(samples)
+    return f"{seconds(middle)} ({seconds(min(samples))} to {seconds(max(samples))})"
 
 
 def gpu(document: Document) -> Body:
