@@ -346,12 +346,14 @@ def waiting(document: Document) -> Body:
     found = {(case["policy"], case["place"]): case for case in cases}
     policies, places = (list(dict.fromkeys(part)) for part in zip(*found, strict=True))
     *others, engine = policies
-    finding = "The engine's threads stay awake for some microseconds between operations: " + listed(
-        f"{place} a step takes {ratio} of its time when threads wait {other}"
+    ratios = [
+        f"{place}, " + listed(
+            f"{found[engine, place]['seconds'] / found[other, place]['seconds']:.2f} ({other})"
+            for other in others
+        )
         for place in places
-        for other in others
-        for ratio in [f"{found[engine, place]['seconds'] / found[other, place]['seconds']:.2f}"]
-    )
+    ]  # fmt: skip
+    finding = f"With {engine}, a step's time over that with others: {'; '.join(ratios)}"
     rows = [
         (policy, *(_spread(found[policy, place]["samples"]) for place in places))
         for policy in policies

@@ -81,7 +81,8 @@ def _table(found: list[Pool], *, plain: bool) -> Table:
     table.add_section()
     totals = [f"[bold]{format_bytes(pool.estimate.total_bytes)}[/bold]" for pool in found]
     table.add_row("", "[bold]total[/bold]", *totals, "")
-    table.add_row("", "in the phase", *(escape(line_name(pool.estimate.peak_phase)) for pool in found), "")
+    phases = [escape(line_name(pool.estimate.peak_phase)) for pool in found]
+    table.add_row("", "in the phase", *phases, "")
     left = [
         format_bytes(pool.estimate.headroom_bytes) if pool.budget_bytes else "unknown"
         for pool in found

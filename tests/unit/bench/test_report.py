@@ -44,6 +44,13 @@ def ladder_row(tier: int, device: float, vram: float) -> dict[str, Any]:
 
 
 DOCUMENTS: Mapping[str, Any] = {
+    "waiting": {"machine": MACHINE, "model": "a", "tokens": 64, "rounds": 3, "cases": [
+        {"policy": policy, "place": place, "seconds": samples[0], "samples": samples}
+        for policy, place, *samples in (
+            ("not at all", "alone", 2.0), ("not at all", "beside", 2.0),
+            ("some microseconds", "alone", 1.0, 1.0, 3.0), ("some microseconds", "beside", 4.0),
+        )
+    ]},
     "memory": {"machine": MACHINE, "cases": [
         memory_case(101, 100), memory_case(99, 100), memory_case(
             104, 100, set="streaming float32", layers=3, predicted_host_bytes=110 * 2**30,
@@ -263,6 +270,16 @@ def test_codecs_planner_and_goals() -> None:
     assert "7 clients at 2 worker processes get 20.4 plans a second" in body.finding
     assert "1 of 1 goals are met" in body.finding
     assert "| plans per second | at least 10.0 | 20.0 | yes |" in "\n".join(body.blocks)
+
+
+def test_waits_are_compared_with_the_engine() -> None:
+    body = report_measurements.waiting(DOCUMENTS["waiting"])
+    assert body.finding == (
+        "With some microseconds, a step's time over that with others: alone, 0.50 (not at all); "
+        "beside, 2.00 (not at all)."
+    )
+    assert "| some microseconds | 1.00 s (1.00 s to 3.00 s) | 4.00 s" in "\n".join(body.blocks)
+    assert not report_measurements.waiting({}).blocks
 
 
 def test_facts_keep_every_figure_and_say_what_is_missing() -> None:
