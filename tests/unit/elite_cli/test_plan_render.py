@@ -138,7 +138,7 @@ def test_derivations_show_formula_numbers_and_result(width: int) -> None:
     response.chosen.derivations.extend(made.derivations())
     text = words(plan_text(response, width))
     for expected in (
-        "GPU memory, in the backward phase keys and values (streaming-keys) = 1.69 GiB "
+        "GPU memory, in the phase: backward keys and values (streaming-keys) = 1.69 GiB "
         "(1,811,939,328 bytes) = S * 12 * k = 589824 * 12 * 256",
         "Host memory, in the forward phase runtime (runtime) = 3.00 GiB "
         "(3,221,225,472 bytes) = 3221225472 Time of a step",
