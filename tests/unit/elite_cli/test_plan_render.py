@@ -140,7 +140,7 @@ def test_derivations_show_formula_numbers_and_result(width: int) -> None:
     for expected in (
         "GPU memory, in the phase: backward keys and values (streaming-keys) = 1.69 GiB "
         "(1,811,939,328 bytes) = S * 12 * k = 589824 * 12 * 256",
-        "Host memory, in the forward phase runtime (runtime) = 3.00 GiB "
+        "Host memory, in the phase: forward runtime (runtime) = 3.00 GiB "
         "(3,221,225,472 bytes) = 3221225472 Time of a step",
         "attention (attention-flops) = 30.5 s = 2 * q * S^2 / rate",
         "+ 589824 * 39 * 1536",
