@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from services.common.engine_process import CHUNK_BLOCK_BYTES, LARGE_BLOCK_BYTES
 from services.planner.arithmetic import Number, ceiling_divide, maximum, minimum, where
 from services.planner.static_memory import NF4_BYTES_PER_WEIGHT, STREAMED_LAYERS, layer_bytes
+from services.planner.streaming_memory import kept_layer_inputs
 from services.planner.tables import table
 from services.planner.terms import ModelTerms, SetTerms, TierTerms
 from services.planner.time_terms import FORWARD_OPERATIONS, TimeTerms
@@ -240,14 +241,11 @@ class _Cost:
         return parameters * (4 * model.adapter_element + 2 * states)
 
     def _layer_inputs(self) -> Number:
-        """Of the layers whose inputs are kept.
-
-        The streaming executor looks the first's up, and has the last's in its hidden states.
-        """
+        """Of the layers whose inputs are kept."""
         model = self._model
         kept = model.layers
         if self._streaming:
-            kept = maximum(model.layers - 2, 0) // self._chosen.interval
+            kept = kept_layer_inputs(model, self._chosen)
         return kept * self._tier.tokens * model.layer.boundary * self._chosen.codec_share
 
     def _input_reads(self) -> Number:

@@ -310,17 +310,14 @@ def stores(model: ModelTerms, chosen: SetTerms) -> tuple[Store, ...]:
     """What a step keeps: layers' inputs, those between two kept ones, hidden states, attention
     outputs, keys and values."""
     boundary = model.layer.boundary
-    # The first layer's inputs are the embeddings. Of the last, whose inputs are the hidden states
-    # when backward begins, nothing is kept.
-    others = maximum(model.layers - 1, 1)
-    interval = minimum(chosen.interval, others)
-    kept = (others - 1) // interval
+    # Of the last layer nothing is kept.
+    interval = minimum(chosen.interval, maximum(model.layers - 1, 1))
     gradients = chosen.gradients_on_device
     # Inputs made again wait beside the hidden states, never on a disk.
     between = chosen.inputs_on_device | gradients
     return (
         Store(
-            kept, boundary * chosen.codec_share,
+            kept_layer_inputs(model, chosen), boundary * chosen.codec_share,
             chosen.inputs_on_device, chosen.inputs_on_host, chosen.inputs_on_disk,
         ),
         Store(interval - 1, boundary, between, 1 - between, 0),
@@ -334,6 +331,14 @@ def stores(model: ModelTerms, chosen: SetTerms) -> tuple[Store, ...]:
             chosen.kept_keys_on_device, chosen.kept_keys_on_host, chosen.kept_keys_on_disk,
         ),
     )  # fmt: skip
+
+
+def kept_layer_inputs(model: ModelTerms, chosen: SetTerms) -> Number:
+    """How many layers' inputs are kept: every k-th of those between the first and the last.
+
+    The first's are the embeddings; the last's are the hidden states when backward begins.
+    """
+    return maximum(model.layers - 2, 0) // chosen.interval
 
 
 def output_width(model: ModelTerms) -> Number:
