@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from services.common.engine_process import CHUNK_BLOCK_BYTES, LARGE_BLOCK_BYTES
 from services.planner.arithmetic import Number, ceiling_divide, maximum, minimum, where
 from services.planner.static_memory import NF4_BYTES_PER_WEIGHT, STREAMED_LAYERS, layer_bytes
-from services.planner.streaming_memory import kept_layer_inputs
+from services.planner.streaming_memory import kept_layer_inputs, output_width
 from services.planner.tables import table
 from services.planner.terms import ModelTerms, SetTerms, TierTerms
 from services.planner.time_terms import FORWARD_OPERATIONS, TimeTerms
@@ -259,9 +259,8 @@ class _Cost:
     def _kept_attention(self) -> Number:
         """Attention outputs, and keys and values where they are kept beside."""
         model, chosen = self._model, self._chosen
-        outputs = model.element * model.query + _FLOAT32 * model.query_heads
         keys = where(chosen.keeps_keys, 2 * model.element * model.key_value, 0)
-        width = where(chosen.selective, outputs, 0) + keys
+        width = where(chosen.selective, output_width(model), 0) + keys
         return self._others * self._tier.tokens * width
 
     def _streamed(self) -> tuple[Number, Number]:
