@@ -308,7 +308,10 @@ def _with_attention(rates: Rates, row: Mapping[str, Any]) -> Rates:
     of_dtype = rates.of(_HALF_BYTES)
     assert of_dtype is not None, "measured in 16 bits"
     forward, backward = ({128: RateCurve(((1.0, row[way]),))} for way in ("forward", "backward"))
-    changed = replace(of_dtype, attention_forward=forward, attention_backward=backward)
+    changed = replace(
+        of_dtype, attention_forward=forward, attention_backward=backward,
+        block_forward=forward, block_backward=backward,
+    )  # fmt: skip
     return replace(rates, by_element_bytes={**rates.by_element_bytes, _HALF_BYTES: changed})
 
 

@@ -149,6 +149,7 @@ def _measurements(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         ),
         matmul_rates=shapes.matmul_rates(device, dtype, quick=True),
         attention_rates=shapes.attention_rates(device, dtype, quick=False),
+        block_attention_rates=shapes.attention_rates(device, dtype, quick=False, causal=False),
         elementwise_rates=shapes.elementwise_rates(device, dtype, quick=True),
     )
     for to_device, name in ((True, "host_to_device"), (False, "device_to_host")):

@@ -73,10 +73,13 @@ def rates_of(profile: profiler_pb2.NodeProfile) -> dict[str, float]:
         f"matmul {rate.dtype} {rate.rows}x{rate.inner}x{rate.outer}": rate.flops_per_second
         for rate in measured.matmul_rates
     }
-    for rate in measured.attention_rates:
-        shape = f"{rate.dtype} head {rate.head_size} tokens {rate.sequence_tokens}"
-        rates[f"attention forward {shape}"] = rate.forward_flops_per_second
-        rates[f"attention backward {shape}"] = rate.backward_flops_per_second
+    for kind, found in (
+        ("attention", measured.attention_rates), ("block", measured.block_attention_rates),
+    ):  # fmt: skip
+        for rate in found:
+            shape = f"{rate.dtype} head {rate.head_size} tokens {rate.sequence_tokens}"
+            rates[f"{kind} forward {shape}"] = rate.forward_flops_per_second
+            rates[f"{kind} backward {shape}"] = rate.backward_flops_per_second
     for element in measured.elementwise_rates:
         memory = "new" if element.new_pages else "there"
         shape = f"{element.dtype} {element.tensor_bytes} bytes {memory}"

@@ -171,15 +171,32 @@ class _Cost:
         return base + thin + overhead / self._rows
 
     def _attention(self) -> Number:
-        """Causal attention of all layers; kept outputs spare every forward but the first."""
-        model, tier, terms = self._model, self._tier, self._terms
-        others, last = self._attended_pairs()
-        forward = others * where(self._chosen.selective, 1, self._forwards) + last
-        backward = _ATTENTION_BACKWARD * (others + last)
-        width = 2.0 * model.query
-        return width * forward / terms.attention_forward.at(
-            tier.tokens
-        ) + width * backward / terms.attention_backward.at(tier.tokens)
+        """Causal attention of all layers, at the rates of the pieces it is done in.
+
+        A chunk does the triangle of its own keys, and blocks of those before it.
+        """
+        terms, tokens = self._terms, self._tier.tokens
+        passes = self._attention_passes(*self._attended_pairs())
+        causal = terms.attention_forward, terms.attention_backward
+        if self._streaming and terms.blocks is not None:
+            own = self._attention_passes(*self._triangles())
+            seconds = sum(
+                triangle / of_triangles.at(self._chunk)
+                + (pairs - triangle) / of_blocks.at(self._chunk)
+                for pairs, triangle, of_triangles, of_blocks in zip(
+                    passes, own, causal, terms.blocks, strict=True
+                )
+            )
+        else:
+            seconds = sum(
+                pairs / rate.at(tokens) for pairs, rate in zip(passes, causal, strict=True)
+            )
+        return 2.0 * self._model.query * seconds
+
+    def _attention_passes(self, others: Number, last: Number) -> tuple[Number, Number]:
+        """Of pairs: how many all forwards do, and backward. Kept outputs spare all but one."""
+        forwards = where(self._chosen.selective, 1, self._forwards)
+        return others * forwards + last, _ATTENTION_BACKWARD * (others + last)
 
     def _attended_pairs(self) -> tuple[Number, Number]:
         """Twice the pairs of query and key: S S causal, 2 S w - w w in windows.
@@ -200,12 +217,29 @@ class _Cost:
         unasked = where(attends_to_all, idle * idle, in_window * (2 * idle - in_window))
         return pairs - last, last - unasked
 
+    def _triangles(self) -> tuple[Number, Number]:
+        """Those of these pairs that chunks do in triangles: at their own keys, at a window's end.
+
+        As wide as the chunk, in a window at most as wide as that.
+        """
+        model, tokens, idle = self._model, self._tier.tokens, self._idle
+        window = minimum(model.window, tokens)
+        full_layers = model.layers - model.windowed_layers
+        narrow = minimum(self._chunk, window)
+        full, windowed = self._chunk * tokens, narrow * (2 * tokens - window)
+        all_layers = full_layers * full + model.windowed_layers * windowed
+        attends_to_all = full_layers > 0
+        last = where(attends_to_all, full, windowed)
+        in_window = minimum(narrow, idle) * (2 * idle - minimum(window, idle))
+        unasked = where(attends_to_all, self._chunk * idle, in_window)
+        return all_layers - last, last - unasked
+
     def _elementwise(self) -> Number:
         """Everything except matrix products, at the rates of tensors of their sizes.
 
-        A forward's traffic once for each forward, twice for the backward.
+        A forward's traffic and operations once for each forward, twice for the backward.
         """
-        seconds_per_token: Number = 0
+        seconds_per_token: Number = self._terms.elementwise_overhead / self._rows
         for width, traffic in self._terms.elementwise_traffic.items():
             size = self._rows * width * self._model.element
             seconds_per_token = seconds_per_token + traffic / self._elementwise_rate(size)

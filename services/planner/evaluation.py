@@ -174,7 +174,9 @@ class Evaluation:
     def rates_depend_on_chunk(self, chosen: OptimizationSet) -> bool:
         """Whether a chunk's length changes its time per token: by caches, or by what calls cost."""
         _, time = self.terms(chosen)
-        differs = time.elementwise.depends_on_size or time.forward_overhead > 0
+        differs = (
+            time.elementwise.depends_on_size or time.forward_overhead > 0 or time.blocks is not None
+        )
         return chosen.streaming and differs
 
     def sizing(self, device_budget: int) -> Sizing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 from elite.profiler.v1 import profiler_pb2
 from services.planner.rates import (
@@ -45,7 +46,8 @@ def measured_rates(measured: profiler_pb2.DeviceMeasurements, disk: profiler_pb2
 
 def _of_dtype(measured: profiler_pb2.DeviceMeasurements, element: int, matmul: float) -> DtypeRates:
     bandwidth = measured.memory_bandwidth_bytes_per_second
-    forward, backward = _attention(measured, element)
+    forward, backward = _attention(measured.attention_rates, element)
+    block_forward, block_backward = _attention(measured.block_attention_rates, element)
     if not forward:  # both directions in one figure; fp32 on CPUs is as fast, inside it is fp32
         points = [(float(r.sequence_tokens), r.flops_per_second) for r in measured.attention_rates]
         curve = RateCurve.of(dict(points).items())
@@ -56,20 +58,22 @@ def _of_dtype(measured: profiler_pb2.DeviceMeasurements, element: int, matmul: f
         matmul=RateCurve.of(wide) if wide else plain.matmul,
         head=_harmonic_mean(heads) if heads else plain.head,
         thin=_harmonic_mean(thin) if thin else plain.thin,
-        product_overhead_seconds=overhead,
+        operation_overhead_seconds=overhead,
         attention_forward=forward,
         attention_backward=backward,
         elementwise=_elementwise(measured, element) or plain.elementwise,
+        block_forward=block_forward,
+        block_backward=block_backward,
     )
 
 
 def _attention(
-    measured: profiler_pb2.DeviceMeasurements, element: int
+    rates: Iterable[profiler_pb2.AttentionRate], element: int
 ) -> tuple[dict[int, RateCurve], dict[int, RateCurve]]:
     """Forward and backward by head size, where the test timed them apart."""
     forward: dict[int, dict[float, float]] = defaultdict(dict)
     backward: dict[int, dict[float, float]] = defaultdict(dict)
-    for rate in measured.attention_rates:
+    for rate in rates:
         if _ELEMENT_BYTES.get(rate.dtype) == element and rate.backward_flops_per_second > 0:
             tokens, head_size = float(max(rate.sequence_tokens, 1)), rate.head_size
             forward[head_size][tokens] = rate.forward_flops_per_second

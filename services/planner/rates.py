@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -94,22 +94,37 @@ class DtypeRates:
 
     matmul: by the width of the weights (harmonic mean of inputs and outputs). head: a product with
     the vocabulary. thin: products with an adapter's matrices at rank 16.
-    product_overhead_seconds: of every product, besides; 0 where it hides. attention_*: by head
-    size, then by tokens. elementwise: of a product of two tensors, element by element.
+    operation_overhead_seconds: of every operation, besides; 0 where it hides. attention_*: causal,
+    by head size, then by tokens. elementwise: of a product of two tensors, element by element.
+    block_*: of queries over as many keys, every pair; empty where they were not measured.
     """
 
     matmul: RateCurve
     head: float
     thin: float
-    product_overhead_seconds: float
+    operation_overhead_seconds: float
     attention_forward: Mapping[int, RateCurve]
     attention_backward: Mapping[int, RateCurve]
     elementwise: ElementwiseRates
+    block_forward: Mapping[int, RateCurve] = field(default_factory=dict)
+    block_backward: Mapping[int, RateCurve] = field(default_factory=dict)
 
     def attention(self, head_size: int) -> tuple[RateCurve, RateCurve]:
         """Forward and backward curves of the nearest measured head size."""
-        nearest = min(self.attention_forward, key=lambda size: (abs(size - head_size), size))
-        return self.attention_forward[nearest], self.attention_backward[nearest]
+        return _nearest(self.attention_forward, self.attention_backward, head_size)
+
+    def blocks(self, head_size: int) -> tuple[RateCurve, RateCurve] | None:
+        """The same for blocks."""
+        if not self.block_forward:
+            return None
+        return _nearest(self.block_forward, self.block_backward, head_size)
+
+
+def _nearest(
+    forward: Mapping[int, RateCurve], backward: Mapping[int, RateCurve], head_size: int
+) -> tuple[RateCurve, RateCurve]:
+    nearest = min(forward, key=lambda size: (abs(size - head_size), size))
+    return forward[nearest], backward[nearest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +160,7 @@ def single_rates(
         matmul=RateCurve(((1.0, matmul),)),
         head=matmul,
         thin=thin or min(matmul, 16 * bandwidth),
-        product_overhead_seconds=0.0,
+        operation_overhead_seconds=0.0,
         attention_forward={128: curve},
         attention_backward={128: curve},
         elementwise=ElementwiseRates.single(bandwidth),

@@ -32,11 +32,15 @@ class TimeTerms:
     elementwise_traffic: Mapping[int, float]
     head_rate: Number
     thin_rate: Number
-    # What products cost beside their operations, for one chunk of one layer: forward, backward.
+    # What operations cost beside their work, for one chunk of one layer: products forward and
+    # backward, element-wise ones forward.
     forward_overhead: Number
     backward_overhead: Number
+    elementwise_overhead: Number
+    # Causal, and of blocks where the machine has rates of those.
     attention_forward: RateCurve
     attention_backward: RateCurve
+    blocks: tuple[RateCurve, RateCurve] | None
     elementwise: ElementwiseRates
     rates: Rates
 
@@ -59,17 +63,21 @@ def time_terms(
     forward, backward = of_dtype.attention(converted.head_size)
     products = len(converted.linears)
     adapted = sum(adapters.targets(linear.name) for linear in converted.linears)
+    traffic, operations = _forward_elementwise(converted, chosen.dtype.element_bytes, adapters)
+    overhead = of_dtype.operation_overhead_seconds
     return TimeTerms(
         linear_seconds=converted.layer_count * _product_seconds(converted.linears, of_dtype),
         key_seconds=converted.layer_count * _product_seconds(attention, of_dtype),
         unread_seconds=converted.layer_count * _product_seconds(converted.unread_linears, of_dtype),
-        elementwise_traffic=_forward_traffic(converted, chosen.dtype.element_bytes, adapters),
+        elementwise_traffic=traffic,
         head_rate=of_dtype.head,
         thin_rate=of_dtype.thin,
-        forward_overhead=(products + 2 * adapted) * of_dtype.product_overhead_seconds,
-        backward_overhead=(products + 4 * adapted) * of_dtype.product_overhead_seconds,
+        forward_overhead=(products + 2 * adapted) * overhead,
+        backward_overhead=(products + 4 * adapted) * overhead,
+        elementwise_overhead=operations * overhead,
         attention_forward=forward,
         attention_backward=backward,
+        blocks=of_dtype.blocks(converted.head_size),
         elementwise=of_dtype.elementwise,
         rates=rates,
     )
@@ -90,25 +98,33 @@ def _product_seconds(linears: tuple[Linear, ...] | list[Linear], rates: DtypeRat
     )
 
 
-def _forward_traffic(model: ModelShape, element: int, adapters: Adapters) -> Mapping[int, float]:
-    """Bytes per token and layer, by the width of what is written.
+def _forward_elementwise(
+    model: ModelShape, element: int, adapters: Adapters
+) -> tuple[Mapping[int, float], int]:
+    """Bytes per token and layer, by the width of what is written, and how many operations.
 
     Adapters' sums, norms, rotary embedding, activation, residuals.
     """
     traffic: dict[int, float] = defaultdict(float)
+    operations = 0
     for linear in model.linears:
         if adapters.targets(linear.name):
             # Scale and add its output (two and three passes); its products are thin, see linear.
             traffic[linear.outputs] += 5 * element
+            operations += 2
     # fp32: cast, square, mean, scale, cast back, weight; native: one kernel.
     native = model.architecture.norm is Norm.LAYER
-    norm = 2 * element if native else 24 + 4 * element
+    norm, norm_operations = (2 * element, 1) if native else (24 + 4 * element, 6)
     # Residuals and their sums, three passes each.
     traffic[model.hidden_size] += model.architecture.norm_count * norm + 6 * element
+    operations += model.architecture.norm_count * norm_operations + 2
     # Two products and their sum, and the half-turn's copy.
     for width in (model.query_width, model.key_value_width):
         traffic[width] += 10 * element
+        operations += 4
     gate = 0 if model.architecture.mlp is Mlp.PLAIN else 3
+    # Two passes each.
     steps = 14 if model.activation == "gelu_new" else 2
     traffic[model.intermediate_size] += (steps + gate) * element
-    return {width: amount * width for width, amount in traffic.items()}
+    operations += steps // 2 + bool(gate)
+    return {width: amount * width for width, amount in traffic.items()}, operations

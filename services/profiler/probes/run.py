@@ -116,8 +116,12 @@ class StressTest:
     def _attention(self, profile: profiler_pb2.NodeProfile) -> str:
         found = []
         for dtype in shapes.dtypes_of(self._device):
+            measured = profile.devices[0].measurements
             rates = list(shapes.attention_rates(self._device, dtype, quick=self._quick))
-            profile.devices[0].measurements.attention_rates.extend(rates)
+            measured.attention_rates.extend(rates)
+            measured.block_attention_rates.extend(
+                shapes.attention_rates(self._device, dtype, quick=self._quick, causal=False)
+            )
             if rates:
                 found.append(_range_in_words(dtype, [rate.flops_per_second for rate in rates]))
         return f"{', '.join(found) or 'no fused kernel'}, forward and backward {self._where}"

@@ -1,4 +1,4 @@
-"""Rates by shape: matrix products, causal attention and element-wise products.
+"""Rates by shape: matrix products, attention and element-wise products.
 
 One figure for all products is off by half for narrow weights, and by far more for an adapter's:
 these rates are what step times are predicted from. Products are made as a linear module makes
@@ -45,6 +45,8 @@ _FEW_ROWS = {"cpu": 256}
 _LONGEST_PRODUCT_SECONDS = {False: 8.0, True: 1.0}
 _HEAD_DIMS = (64, 128)
 _TOKENS = {"cpu": (512, 2048, 8192), "cuda": (4096, 16384, 65536)}
+# Of chunks: kernels cut short ones into other tiles than long ones.
+_CHUNKS = {"cpu": (256, 512, 1024, 2048), "cuda": (1024, 4096, 16384)}
 _CUDA_HEADS_WIDTH = 2048
 # Bytes of a tensor, from what a short chunk of a small model makes to what no cache holds.
 _TENSOR_BYTES = {
@@ -52,6 +54,9 @@ _TENSOR_BYTES = {
     "cuda": (2**16, 2**19, 2**22, 2**25, 2**29),
 }
 _NEW_TENSOR_BYTES = {"cpu": (LARGE_BLOCK_BYTES, 2**22, 2**24, 2**27), "cuda": ()}
+# In a step Python takes about as long from one operation to the next; a CPU's threads fall asleep
+# meanwhile, and waking them is a part of what an operation costs.
+_PAUSE_SECONDS = {"cpu": 1e-4, "cuda": 0.0}
 # Products of small tensors are timed so many at a time: on a GPU they wait for no one in a queue.
 _BYTES_AT_ONCE, _MOST_AT_ONCE = 2**24, 64
 
@@ -89,6 +94,9 @@ def median_seconds(device: torch.device, run: Callable[[], object], effort: Effo
 
 def _seconds(device: torch.device, run: Callable[[], object]) -> float:
     synchronise(device)
+    pause_ends = time.perf_counter() + _PAUSE_SECONDS[device.type]
+    while time.perf_counter() < pause_ends:
+        pass
     started = time.perf_counter()
     run()
     synchronise(device)
@@ -149,36 +157,42 @@ def _operands(
 
 
 def attention_rates(
-    device: torch.device, dtype: torch.dtype, *, quick: bool
+    device: torch.device, dtype: torch.dtype, *, quick: bool, causal: bool = True
 ) -> Iterator[profiler_pb2.AttentionRate]:
-    """Causal attention without an S x S matrix, by head dim and length, each direction by itself.
+    """Attention without an S x S matrix, by head dim and length, each direction by itself.
 
+    causal: over whole windows; otherwise a chunk of queries over as many earlier keys.
     Nothing where no kernel for it runs in this dtype; lengths that do not fit are left out.
     """
     if all(kernel_refusal(name, device, dtype) for name in FUSED_KERNELS):
         return
-    lengths = _TOKENS[device.type]
+    lengths = (_TOKENS if causal else _CHUNKS)[device.type]
     for head_dim in _HEAD_DIMS:
         for tokens in lengths[:-1] if quick else lengths:
             try:
-                yield _attention_rate(device, dtype, tokens, head_dim, EFFORT[quick])
+                yield _attention_rate(device, dtype, tokens, head_dim, causal, EFFORT[quick])
             except torch.OutOfMemoryError:
                 break
 
 
 def _attention_rate(
-    device: torch.device, dtype: torch.dtype, tokens: int, head_dim: int, effort: Effort
+    device: torch.device,
+    dtype: torch.dtype,
+    tokens: int,
+    head_dim: int,
+    causal: bool,
+    effort: Effort,
 ) -> profiler_pb2.AttentionRate:
     """Operations as FlashAttention-2 counts them (arXiv 2307.08691, section 4.1).
 
-    Causal attention does half of the full S x S work, 2 S^2 H D operations forward, and 2.5 times
-    that backward.
+    4 S^2 H D forward, half of them under a causal mask, and 2.5 times that backward.
     """
     # On a CPU torch's backward gives each thread whole heads: as many of them as threads.
     on_cpu = device.type == "cpu"
     heads = torch.get_num_threads() if on_cpu else _CUDA_HEADS_WIDTH // head_dim
-    forward, backward = _attention_seconds(device, dtype, (tokens, heads, head_dim), effort)
-    operations = 2.0 * tokens**2 * heads * head_dim
+    shape = (tokens, heads, head_dim)
+    forward, backward = _attention_seconds(device, dtype, shape, causal, effort)
+    operations = (2.0 if causal else 4.0) * tokens**2 * heads * head_dim
     return profiler_pb2.AttentionRate(
         sequence_tokens=tokens,
         dtype=_name(dtype),
@@ -190,7 +204,11 @@ def _attention_rate(
 
 
 def _attention_seconds(
-    device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], effort: Effort
+    device: torch.device,
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+    causal: bool,
+    effort: Effort,
 ) -> tuple[float, float]:
     """Forward and backward over (S, H, D), as projections lay it out."""
     query, key, value = (
@@ -202,7 +220,7 @@ def _attention_seconds(
         """Attention's output, (B, H, S, D)."""
         with sdpa_kernel(list(FUSED_KERNELS.values())):
             return torch.nn.functional.scaled_dot_product_attention(
-                query, key, value, is_causal=True
+                query, key, value, is_causal=causal
             )
 
     output = forward()

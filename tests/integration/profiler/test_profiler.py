@@ -104,7 +104,8 @@ def test_snapshot_describes_this_machine(
 def assert_rates_cover_dtypes_and_shapes(measured: profiler_pb2.DeviceMeasurements) -> None:
     """Two dtypes, wide and thin products, two head sizes, both directions of attention."""
     dtypes = {measured.matmul_16bit_dtype, "float32"}
-    for rates in (measured.matmul_rates, measured.attention_rates, measured.elementwise_rates):
+    attention = measured.attention_rates, measured.block_attention_rates
+    for rates in (measured.matmul_rates, *attention, measured.elementwise_rates):
         assert {rate.dtype for rate in rates} == dtypes
     for dtype in dtypes:
         products = [rate for rate in measured.matmul_rates if rate.dtype == dtype]
@@ -117,8 +118,10 @@ def assert_rates_cover_dtypes_and_shapes(measured: profiler_pb2.DeviceMeasuremen
         assert len(tensors) >= 5
         heads = [rate.head_size for rate in measured.attention_rates if rate.dtype == dtype]
         assert heads == [64, 64, 128, 128]
+        heads = [rate.head_size for rate in measured.block_attention_rates if rate.dtype == dtype]
+        assert heads == [64] * 3 + [128] * 3
     assert all(rate.flops_per_second > 0 for rate in measured.matmul_rates)
-    for rate in measured.attention_rates:
+    for rate in (*attention[0], *attention[1]):
         directions = sorted((rate.forward_flops_per_second, rate.backward_flops_per_second))
         assert 0 < directions[0] <= rate.flops_per_second <= directions[1]
 

@@ -89,15 +89,20 @@ def test_every_rate_of_a_profile_has_a_name_of_its_own() -> None:
             sequence_tokens=512, dtype=dtype, head_size=64,
             forward_flops_per_second=1, backward_flops_per_second=2,
         )  # fmt: skip
+        measured.block_attention_rates.add(
+            sequence_tokens=512, dtype=dtype, head_size=64,
+            forward_flops_per_second=4, backward_flops_per_second=5,
+        )  # fmt: skip
         measured.elementwise_rates.add(dtype=dtype, bytes_per_second=3, tensor_bytes=64)
         measured.elementwise_rates.add(
             dtype=dtype, bytes_per_second=2, tensor_bytes=64, new_pages=True
         )
     rates = rates_of(profile)
-    assert len(rates) == 2 * (2 + 2 + 2) + 1
+    assert len(rates) == 2 * (2 + 2 + 2 + 2) + 1
     assert rates["matmul bfloat16 2048x576x576"] == 576
     assert rates["elementwise float32 64 bytes new"] == 2
     assert rates["attention backward float32 head 64 tokens 512"] == 2
+    assert rates["block forward float32 head 64 tokens 512"] == 4
 
 
 @pytest.mark.parametrize(

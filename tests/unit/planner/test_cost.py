@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from services.planner.cost import FORMULAS, StepCost
 from services.planner.evaluation import evaluate
 from services.planner.ladder import Tier
-from services.planner.machine import ComputeDtype
+from services.planner.machine import ComputeDtype, Machine
 from services.planner.memory import Sizing
 from services.planner.models import model_by_id
 from services.planner.options import Executor, OptimizationSet, Place, Policy
 from services.planner.rates import ElementwiseRates, RateCurve
+from services.trainer.engine.streaming.blocks import BlockShape, causal_blocks
 from tests.support.machines import machine
 from tests.unit.planner.test_memory import FRUGAL, PLAIN, TIER
 
@@ -95,7 +97,7 @@ def test_the_expected_time_lies_between_its_bounds(chosen: OptimizationSet) -> N
 def test_every_product_of_every_chunk_costs_its_overhead() -> None:
     plain, slow = machine(), machine()
     rates = {
-        size: replace(of_dtype, product_overhead_seconds=1e-4)
+        size: replace(of_dtype, operation_overhead_seconds=1e-4)
         for size, of_dtype in plain.rates.by_element_bytes.items()
     }
     slow = replace(slow, rates=replace(plain.rates, by_element_bytes=rates))
@@ -126,3 +128,77 @@ def test_small_tensors_take_as_long_as_they_do() -> None:
         for chunk in (256, 4096)
     )
     assert short.cost.lines["elementwise"] > 1.2 * long.cost.lines["elementwise"]
+
+
+def attending_at(triangles: float, blocks: float) -> Machine:
+    """Attention at one rate in causal triangles and at another in blocks, both ways."""
+    plain = machine()
+    causal, every_pair = ({128: RateCurve(((1.0, rate),))} for rate in (triangles, blocks))
+    rates = {
+        size: replace(
+            of_dtype, attention_forward=causal, attention_backward=causal,
+            block_forward=every_pair, block_backward=every_pair,
+        )
+        for size, of_dtype in plain.rates.by_element_bytes.items()
+    }  # fmt: skip
+    return replace(plain, rates=replace(plain.rates, by_element_bytes=rates))
+
+
+def pairs_of(shapes: set[BlockShape], begin: int, chunk: int, window: int | None) -> int:
+    """Twice the pairs that chunks from token `begin` on do in blocks of these shapes."""
+    found = 0
+    for first in range(begin, TIER.tokens, chunk):
+        end = min(first + chunk, TIER.tokens)
+        for block in causal_blocks(first, end, window, longest=TIER.tokens):
+            queries, keys = block.query_end - block.query_begin, block.key_end - block.key_begin
+            if block.shape in shapes:
+                found += queries * keys * (2 if block.shape is BlockShape.FULL else 1)
+    return found
+
+
+@pytest.mark.parametrize("windowed", [0, 20, MODEL.layer_count])
+@pytest.mark.parametrize("chunk", [512, 1536, 4608])
+def test_chunks_attend_in_the_triangles_and_blocks_that_the_engine_makes(
+    chunk: int, windowed: int
+) -> None:
+    window = 1536
+    model = replace(MODEL, sliding_window=window, windowed_layer_count=windowed)
+    without_targets = (TIER.context_tokens - 1) // chunk * chunk
+    last = window if windowed == MODEL.layer_count else None
+    for shapes, device in (
+        ({BlockShape.CAUSAL, BlockShape.REVERSED}, attending_at(1.0, math.inf)),
+        ({BlockShape.FULL}, attending_at(math.inf, 1.0)),
+    ):
+        layers = [window] * windowed + [None] * (MODEL.layer_count - windowed)
+        layers.remove(last)
+        # Forward twice and backward 2.5 times; of the last layer only what has targets, once.
+        expected = sum(4.5 * pairs_of(shapes, 0, chunk, width) for width in layers)
+        expected += 3.5 * pairs_of(shapes, without_targets, chunk, last)
+        found = evaluate(TIER, STREAMED, model, device, Sizing(chunk_tokens=chunk)).cost
+        assert found.lines["attention"] == pytest.approx(2 * 1536 * expected, rel=0.005)
+
+
+def test_without_rates_of_blocks_attention_runs_at_the_window_s() -> None:
+    both_alike = evaluate(TIER, STREAMED, MODEL, attending_at(30e12, 30e12)).cost
+    assert cost(STREAMED).lines["attention"] == pytest.approx(both_alike.lines["attention"])
+
+
+def test_element_wise_operations_cost_their_overhead_by_the_chunk() -> None:
+    plain = machine()
+    rates = {
+        size: replace(of_dtype, operation_overhead_seconds=1e-4)
+        for size, of_dtype in plain.rates.by_element_bytes.items()
+    }
+    slow = replace(plain, rates=replace(plain.rates, by_element_bytes=rates))
+    extra = []
+    for chunk in (512, 1024):
+        slow_seconds, seconds = (
+            evaluate(TIER, STREAMED, MODEL, one, Sizing(chunk_tokens=chunk)).cost
+            .lines["elementwise"] for one in (slow, plain)
+        )  # fmt: skip
+        extra.append(slow_seconds - seconds)
+    assert extra[0] == pytest.approx(2 * extra[1], rel=0.01)
+    # Two sums for each of seven adapters, two norms of six, two residuals, a rotary embedding of
+    # eight, an activation and its product: twice forward and, twice as many, once backward.
+    layers = extra[0] / ((7 * 2 + 2 * 6 + 2 + 2 * 4 + 2) * 4 * 1e-4) * 512 / TIER.tokens
+    assert MODEL.layer_count - 1 < layers <= MODEL.layer_count

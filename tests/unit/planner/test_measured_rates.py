@@ -44,7 +44,7 @@ def test_what_every_product_costs_is_told_from_few_rows_and_many(
     for shape in ((2048, 256, 256), (2048, 1024, 32768), (2048, 1024, 16), (256, 1024, 16)):
         add_product(measured, *shape)
     rates = fp32(measured)
-    assert rates.product_overhead_seconds == pytest.approx(OVERHEAD)
+    assert rates.operation_overhead_seconds == pytest.approx(OVERHEAD)
     # What is left of each is its operations.
     found = (rates.matmul.at(256), rates.head, rates.thin)
     assert found == pytest.approx((FLOPS, FLOPS, FLOPS))
@@ -52,7 +52,7 @@ def test_what_every_product_costs_is_told_from_few_rows_and_many(
 
 def test_without_few_rows_there_is_no_overhead(measured: profiler_pb2.DeviceMeasurements) -> None:
     add_product(measured, 2048, 1024, 16)
-    assert fp32(measured).product_overhead_seconds == 0
+    assert fp32(measured).operation_overhead_seconds == 0
     assert fp32(measured).thin < FLOPS
 
 
@@ -62,10 +62,25 @@ def test_noise_makes_no_negative_overhead_and_no_endless_rate(
     add_product(measured, 2048, 1024, 16)
     add_product(measured, 256, 1024, 16)
     measured.matmul_rates[1].flops_per_second = 1e15
-    assert fp32(measured).product_overhead_seconds == 0
+    assert fp32(measured).operation_overhead_seconds == 0
     measured.matmul_rates[1].flops_per_second = 1e6  # interrupted
     rates = fp32(measured)
     assert 0 < rates.thin <= 2 * FLOPS
+
+
+def test_blocks_have_rates_of_their_own_where_they_were_measured(
+    measured: profiler_pb2.DeviceMeasurements,
+) -> None:
+    assert fp32(measured).blocks(64) is None
+    for head_size, tokens, rate in ((64, 256, 1e10), (64, 1024, 3e10), (128, 256, 9e10)):
+        measured.block_attention_rates.add(
+            dtype="float32", head_size=head_size, sequence_tokens=tokens,
+            forward_flops_per_second=rate, backward_flops_per_second=2 * rate,
+        )  # fmt: skip
+    curves = fp32(measured).blocks(80)
+    assert curves is not None
+    assert [curve.at(512) for curve in curves] == pytest.approx([2e10, 4e10])
+    assert fp32(measured).attention(64)[0].at(512) == 1e10
 
 
 def test_element_wise_rates_by_size_and_by_whose_memory(

@@ -280,7 +280,7 @@ def slow_products(gpu_bytes: int) -> Machine:
     """Every product costs a millisecond besides: long chunks pay."""
     device = machine(gpu_bytes=gpu_bytes)
     rates = {
-        size: replace(of_dtype, product_overhead_seconds=1e-3)
+        size: replace(of_dtype, operation_overhead_seconds=1e-3)
         for size, of_dtype in device.rates.by_element_bytes.items()
     }
     return replace(device, rates=replace(device.rates, by_element_bytes=rates))

@@ -36,6 +36,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "_LONGEST_PRODUCT_SECONDS", {False: math.inf, True: math.inf})
     monkeypatch.setattr(shapes, "_FEW_ROWS", {"cpu": 12})
     monkeypatch.setattr(shapes, "_TOKENS", {"cpu": (8, 16, 32)})
+    monkeypatch.setattr(shapes, "_CHUNKS", {"cpu": (4, 12)})
     monkeypatch.setattr(shapes, "_TENSOR_BYTES", {"cpu": (400, 2**23)})
     monkeypatch.setattr(shapes, "_NEW_TENSOR_BYTES", {"cpu": (800,)})
 
@@ -120,6 +121,48 @@ def test_attention_by_head_size_length_and_direction() -> None:
         assert rate.dtype == "bfloat16"
     quick = shapes.attention_rates(CPU, torch.bfloat16, quick=True)
     assert [rate.sequence_tokens for rate in quick] == [8, 16, 8, 16]
+
+
+@pytest.mark.usefixtures("small", "one_second")
+def test_a_chunk_attends_to_every_key_of_a_block() -> None:
+    rates = list(shapes.attention_rates(CPU, torch.float32, quick=False, causal=False))
+    lengths = [(rate.head_size, rate.sequence_tokens) for rate in rates]
+    assert lengths == [(64, 4), (64, 12), (128, 4), (128, 12)]
+    for rate in rates:
+        forward = 4 * rate.sequence_tokens**2 * torch.get_num_threads() * rate.head_size
+        assert rate.forward_flops_per_second == forward
+        assert rate.backward_flops_per_second == 2.5 * forward
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_only_causal_attention_has_a_mask(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def noting(*tensors: torch.Tensor, is_causal: bool) -> torch.Tensor:
+        asked.append(is_causal)
+        return attend(*tensors, is_causal=is_causal)
+
+    monkeypatch.setattr(
+        shapes, "kernel_refusal", lambda *_: ""
+    )  # attends too, to see whether it can
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noting)
+    monkeypatch.setattr(shapes, "_TOKENS", {"cpu": (8, 16)})
+    monkeypatch.setattr(shapes, "_CHUNKS", {"cpu": (8, 16)})
+    rates = list(shapes.attention_rates(CPU, torch.float32, quick=True, causal=causal))
+    assert [rate.sequence_tokens for rate in rates] == [8, 8]
+    assert set(asked) == {causal}
+
+
+def test_threads_have_time_to_fall_asleep_before_an_operation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = iter(step / 1000 for step in range(1000))
+    monkeypatch.setattr(shapes.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(shapes, "_PAUSE_SECONDS", {"cpu": 0.0455})
+    began: list[float] = []
+    assert shapes._seconds(CPU, lambda: began.append(next(now))) == pytest.approx(0.002)
+    assert began[0] > 0.0455
 
 
 @pytest.mark.usefixtures("small")
