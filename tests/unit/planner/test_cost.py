@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,13 @@ STREAMED = replace(
 
 def cost(chosen: OptimizationSet, tier: Tier = TIER) -> StepCost:
     return evaluate(tier, chosen, MODEL, machine()).cost
+
+
+def machine_with(**changed: Any) -> Machine:
+    """The machine with some of its rates changed, in every dtype."""
+    plain = machine()
+    rates = {size: replace(one, **changed) for size, one in plain.rates.by_element_bytes.items()}
+    return replace(plain, rates=replace(plain.rates, by_element_bytes=rates))
 
 
 def test_linear_work_is_six_per_weight_with_recompute_and_four_without() -> None:
@@ -95,12 +103,7 @@ def test_the_expected_time_lies_between_its_bounds(chosen: OptimizationSet) -> N
 
 
 def test_every_product_of_every_chunk_costs_its_overhead() -> None:
-    plain, slow = machine(), machine()
-    rates = {
-        size: replace(of_dtype, operation_overhead_seconds=1e-4)
-        for size, of_dtype in plain.rates.by_element_bytes.items()
-    }
-    slow = replace(slow, rates=replace(plain.rates, by_element_bytes=rates))
+    plain, slow = machine(), machine_with(operation_overhead_seconds=1e-4)
     seconds = []
     for chunk in (512, 1024):
         with_it, without = (
@@ -116,13 +119,8 @@ def test_every_product_of_every_chunk_costs_its_overhead() -> None:
 
 
 def test_small_tensors_take_as_long_as_they_do() -> None:
-    plain = machine()
     by_size = RateCurve.of([(2.0**16, 1e9), (2.0**30, 1e12)])
-    rates = {
-        size: replace(of_dtype, elementwise=ElementwiseRates(by_size, by_size))
-        for size, of_dtype in plain.rates.by_element_bytes.items()
-    }
-    by_size_machine = replace(plain, rates=replace(plain.rates, by_element_bytes=rates))
+    by_size_machine = machine_with(elementwise=ElementwiseRates(by_size, by_size))
     short, long = (
         evaluate(TIER, STREAMED, MODEL, by_size_machine, Sizing(chunk_tokens=chunk))
         for chunk in (256, 4096)
@@ -132,16 +130,11 @@ def test_small_tensors_take_as_long_as_they_do() -> None:
 
 def attending_at(triangles: float, blocks: float) -> Machine:
     """Attention at one rate in causal triangles and at another in blocks, both ways."""
-    plain = machine()
     causal, every_pair = ({128: RateCurve(((1.0, rate),))} for rate in (triangles, blocks))
-    rates = {
-        size: replace(
-            of_dtype, attention_forward=causal, attention_backward=causal,
-            block_forward=every_pair, block_backward=every_pair,
-        )
-        for size, of_dtype in plain.rates.by_element_bytes.items()
-    }  # fmt: skip
-    return replace(plain, rates=replace(plain.rates, by_element_bytes=rates))
+    return machine_with(
+        attention_forward=causal, attention_backward=causal,
+        block_forward=every_pair, block_backward=every_pair,
+    )  # fmt: skip
 
 
 def pairs_of(shapes: set[BlockShape], begin: int, chunk: int, window: int | None) -> int:
@@ -184,12 +177,7 @@ def test_without_rates_of_blocks_attention_runs_at_the_window_s() -> None:
 
 
 def test_element_wise_operations_cost_their_overhead_by_the_chunk() -> None:
-    plain = machine()
-    rates = {
-        size: replace(of_dtype, operation_overhead_seconds=1e-4)
-        for size, of_dtype in plain.rates.by_element_bytes.items()
-    }
-    slow = replace(plain, rates=replace(plain.rates, by_element_bytes=rates))
+    plain, slow = machine(), machine_with(operation_overhead_seconds=1e-4)
     extra = []
     for chunk in (512, 1024):
         slow_seconds, seconds = (
