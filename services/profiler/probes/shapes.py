@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -72,7 +72,15 @@ class Effort:
     seconds: float
     most_seconds: float
 
+    def is_reached(self, samples: Sequence[float]) -> bool:
+        """Whether these seconds are enough of them."""
+        spent = sum(samples)
+        enough = len(samples) >= self.repeats and spent >= self.seconds
+        return enough or spent >= self.most_seconds
 
+
+# In so many turns or more, when several shapes are compared.
+_TURNS = 5
 EFFORT = {False: Effort(3, 0.3, 2.0), True: Effort(3, 0.03, 0.2)}
 
 
@@ -83,13 +91,27 @@ def dtypes_of(device: torch.device) -> tuple[torch.dtype, torch.dtype]:
 
 def median_seconds(device: torch.device, run: Callable[[], object], effort: Effort) -> float:
     """Median seconds of `run` after one warm-up: on a shared machine some are interrupted."""
-    _seconds(device, run)  # makes kernels and threads, which later runs find made
-    samples = [_seconds(device, run)]
-    while (len(samples) < effort.repeats or sum(samples) < effort.seconds) and sum(
-        samples
-    ) < effort.most_seconds:
-        samples.append(_seconds(device, run))
-    return statistics.median(samples)
+    return medians_in_turns(device, [run], effort)[0]
+
+
+def medians_in_turns(
+    device: torch.device, runs: Sequence[Callable[[], object]], effort: Effort
+) -> list[float]:
+    """Median seconds of each, every one measured a little at a time.
+
+    What disturbs the machine for a second then meets all of them, and they still compare.
+    """
+    for run in runs:
+        _seconds(device, run)  # makes kernels and threads, which later runs find made
+    samples: list[list[float]] = [[] for _ in runs]
+    while not all(map(effort.is_reached, samples)):
+        for run, taken in zip(runs, samples, strict=True):
+            turn_ends = sum(taken) + effort.seconds / _TURNS
+            while not effort.is_reached(taken):
+                taken.append(_seconds(device, run))
+                if sum(taken) >= turn_ends:
+                    break
+    return [statistics.median(taken) for taken in samples]
 
 
 def _seconds(device: torch.device, run: Callable[[], object]) -> float:
@@ -168,69 +190,74 @@ def attention_rates(
         return
     lengths = (_TOKENS if causal else _CHUNKS)[device.type]
     for head_dim in _HEAD_DIMS:
-        for tokens in lengths[:-1] if quick else lengths:
-            try:
-                yield _attention_rate(device, dtype, tokens, head_dim, causal, EFFORT[quick])
-            except torch.OutOfMemoryError:
-                break
+        cases = _attention_cases(
+            device, dtype, lengths[:-1] if quick else lengths, head_dim, causal
+        )
+        runs = [run for case in cases for run in (case.forward, case.backward)]
+        seconds = medians_in_turns(device, runs, EFFORT[quick])
+        for case, forward, backward in zip(cases, seconds[::2], seconds[1::2], strict=True):
+            yield case.rate(forward, backward)
 
 
-def _attention_rate(
-    device: torch.device,
-    dtype: torch.dtype,
-    tokens: int,
-    head_dim: int,
-    causal: bool,
-    effort: Effort,
-) -> profiler_pb2.AttentionRate:
-    """Operations as FlashAttention-2 counts them (arXiv 2307.08691, section 4.1).
+class _AttentionCase:
+    """Attention over one length, each direction by itself."""
 
-    4 S^2 H D forward, half of them under a causal mask, and 2.5 times that backward.
-    """
-    # On a CPU torch's backward gives each thread whole heads: as many of them as threads.
-    on_cpu = device.type == "cpu"
-    heads = torch.get_num_threads() if on_cpu else _CUDA_HEADS_WIDTH // head_dim
-    shape = (tokens, heads, head_dim)
-    forward, backward = _attention_seconds(device, dtype, shape, causal, effort)
-    operations = (2.0 if causal else 4.0) * tokens**2 * heads * head_dim
-    return profiler_pb2.AttentionRate(
-        sequence_tokens=tokens,
-        dtype=_name(dtype),
-        head_size=head_dim,
-        flops_per_second=3.5 * operations / (forward + backward),
-        forward_flops_per_second=operations / forward,
-        backward_flops_per_second=2.5 * operations / backward,
-    )
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, tokens: int, head_dim: int, causal: bool
+    ) -> None:
+        """Tensors as projections lay them out. Raises `torch.OutOfMemoryError`."""
+        # On a CPU torch's backward gives each thread whole heads: as many of them as threads.
+        on_cpu = device.type == "cpu"
+        heads = torch.get_num_threads() if on_cpu else _CUDA_HEADS_WIDTH // head_dim
+        self._shape, self._causal = (tokens, heads, head_dim), causal
+        self._inputs = [
+            torch.randn(1, *self._shape, device=device, dtype=dtype).transpose(1, 2)
+            .requires_grad_()
+            for _ in range(3)
+        ]  # fmt: skip
+        self._output = self.forward()
+        self._gradient = torch.randn_like(self._output)
+        self.backward()
 
-
-def _attention_seconds(
-    device: torch.device,
-    dtype: torch.dtype,
-    shape: tuple[int, int, int],
-    causal: bool,
-    effort: Effort,
-) -> tuple[float, float]:
-    """Forward and backward over (S, H, D), as projections lay it out."""
-    query, key, value = (
-        torch.randn(1, *shape, device=device, dtype=dtype).transpose(1, 2).requires_grad_()
-        for _ in range(3)
-    )
-
-    def forward() -> torch.Tensor:
+    def forward(self) -> torch.Tensor:
         """Attention's output, (B, H, S, D)."""
         with sdpa_kernel(list(FUSED_KERNELS.values())):
             return torch.nn.functional.scaled_dot_product_attention(
-                query, key, value, is_causal=causal
+                *self._inputs, is_causal=self._causal
             )
 
-    output = forward()
-    gradient = torch.randn_like(output)
-
-    def backward() -> None:
+    def backward(self) -> None:
         """Gradients of queries, keys and values, from the same output every time."""
-        torch.autograd.grad(output, (query, key, value), gradient, retain_graph=True)
+        torch.autograd.grad(self._output, self._inputs, self._gradient, retain_graph=True)
 
-    return median_seconds(device, forward, effort), median_seconds(device, backward, effort)
+    def rate(self, forward_seconds: float, backward_seconds: float) -> profiler_pb2.AttentionRate:
+        """Operations as FlashAttention-2 counts them (arXiv 2307.08691, section 4.1).
+
+        4 S^2 H D forward, half of them under a causal mask, and 2.5 times that backward.
+        """
+        tokens, heads, head_dim = self._shape
+        operations = (2.0 if self._causal else 4.0) * tokens**2 * heads * head_dim
+        return profiler_pb2.AttentionRate(
+            sequence_tokens=tokens,
+            dtype=_name(self._output.dtype),
+            head_size=head_dim,
+            flops_per_second=3.5 * operations / (forward_seconds + backward_seconds),
+            forward_flops_per_second=operations / forward_seconds,
+            backward_flops_per_second=2.5 * operations / backward_seconds,
+        )
+
+
+def _attention_cases(
+    device: torch.device, dtype: torch.dtype, lengths: Sequence[int], head_dim: int, causal: bool
+) -> list[_AttentionCase]:
+    """Of the lengths that fit, one beside the other."""
+    cases: list[_AttentionCase] = []
+    for tokens in lengths:
+        try:
+            cases.append(_AttentionCase(device, dtype, tokens, head_dim, causal))
+        except torch.OutOfMemoryError:
+            break
+    return cases
 
 
 def elementwise_rates(

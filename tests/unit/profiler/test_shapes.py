@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 
-from elite.profiler.v1 import profiler_pb2
 from services.profiler.probes import compute, shapes
 
 CPU = torch.device("cpu")
@@ -19,11 +19,11 @@ def one_second(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Everything takes one second; what ran is collected."""
     results: list[object] = []
 
-    def ran(_: object, run: Callable[[], object], *__: object) -> float:
-        results.append(run())
-        return 1.0
+    def ran(_: object, runs: Sequence[Callable[[], object]], *__: object) -> list[float]:
+        results.extend(run() for run in runs)
+        return [1.0] * len(runs)
 
-    monkeypatch.setattr(shapes, "median_seconds", ran)
+    monkeypatch.setattr(shapes, "medians_in_turns", ran)
     return results
 
 
@@ -65,6 +65,25 @@ def test_the_median_of_enough_repeats(
     effort = shapes.Effort(repeats=3, seconds=0.35, most_seconds=2.0)
     assert shapes.median_seconds(CPU, lambda: None, effort) == pytest.approx(expected)
     assert len(taken) == runs
+
+
+def test_what_disturbs_the_machine_meets_all_that_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+
+    def measured(_: object, run: Callable[[], float]) -> float:
+        # From the 3rd to the 5th second, everything takes twice as long.
+        nonlocal now
+        taken = run() * (2 if 3.0 <= now < 5.0 else 1)
+        now += taken
+        return taken
+
+    monkeypatch.setattr(shapes, "_seconds", measured)
+    effort = shapes.Effort(repeats=3, seconds=1.0, most_seconds=9.0)
+    runs = [lambda: 0.1, lambda: 0.01, lambda: 0.5, lambda: 0.05]
+    found = shapes.medians_in_turns(CPU, runs, effort)
+    assert found == pytest.approx([0.1, 0.01, 0.5, 0.05])
 
 
 @pytest.mark.usefixtures("small")
@@ -167,14 +186,14 @@ def test_threads_have_time_to_fall_asleep_before_an_operation(
 
 @pytest.mark.usefixtures("small")
 def test_lengths_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def out_of_memory_from_16(
-        _: object, __: object, tokens: int, *___: object
-    ) -> profiler_pb2.AttentionRate:
-        if tokens >= 16:
-            raise torch.OutOfMemoryError
-        return profiler_pb2.AttentionRate(sequence_tokens=tokens)
+    forward = shapes._AttentionCase.forward
 
-    monkeypatch.setattr(shapes, "_attention_rate", out_of_memory_from_16)
+    def out_of_memory_from_16(case: Any) -> torch.Tensor:
+        if case._shape[0] >= 16:
+            raise torch.OutOfMemoryError
+        return forward(case)
+
+    monkeypatch.setattr(shapes._AttentionCase, "forward", out_of_memory_from_16)
     rates = shapes.attention_rates(CPU, torch.float32, quick=False)
     assert [rate.sequence_tokens for rate in rates] == [8, 8]
 

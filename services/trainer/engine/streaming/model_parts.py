@@ -2,7 +2,8 @@
 
 The model's own forward runs with its decoder layers replaced by recorders that pass their input
 on. It makes what each layer is called with for a chunk (position embeddings, mask, keyword
-arguments) and, when the last recorder passes other hidden states on, applies the final norm.
+arguments), and is left there; when the last recorder passes other hidden states on, it applies the
+final norm.
 
 Shapes: B batch, C tokens of a chunk, E hidden.
 """
@@ -32,16 +33,21 @@ class LayerCall:
     keywords: dict[str, Any]
 
 
+class _CallReady(Exception):  # noqa: N818 - a way out of the model, not an error
+    """The wanted layer was called, with what the first layer was given."""
+
+    def __init__(self, embeddings_bce: torch.Tensor, call: LayerCall) -> None:
+        super().__init__()
+        self.found = (embeddings_bce, call)
+
+
 @dataclass
 class _Recording:
-    """One pass of the model's forward over recorders."""
+    """One pass of the model's forward over recorders; it ends at the wanted layer, if any."""
 
-    wanted: int
-    # What the last layer seems to return; None: its input.
+    wanted: int | None = None
+    # What the last layer seems to return.
     substitute_bce: torch.Tensor | None = None
-    call: LayerCall | None = None
-    # What the first layer is given.
-    embeddings_bce: torch.Tensor | None = None
     visited: int = 0
     passed_bce: torch.Tensor | None = None
 
@@ -69,13 +75,12 @@ class ModelParts:
 
         After the embeddings, (B, C, E), which are what the first layer is given.
         """
-        recording = _Recording(wanted=layer)
-        with torch.no_grad():
-            self._pass(recording, token_ids_bc, begin)
-        # Every layer was visited.
-        assert recording.call is not None
-        assert recording.embeddings_bce is not None
-        return recording.embeddings_bce, recording.call
+        try:
+            with torch.no_grad():
+                self._pass(_Recording(wanted=layer), token_ids_bc, begin)
+        except _CallReady as ready:
+            return ready.found
+        raise self._refused(f"does not call its layer {layer}")
 
     def run(self, layer: int, hidden_bce: torch.Tensor, call: LayerCall) -> torch.Tensor:
         """The layer's output, (B, C, E)."""
@@ -87,8 +92,11 @@ class ModelParts:
         self, hidden_bce: torch.Tensor, token_ids_bc: torch.Tensor, begin: int
     ) -> torch.Tensor:
         """What the model makes of the last layer's output before its head: the final norm."""
-        last = len(self.layers) - 1
-        return self._pass(_Recording(last, substitute_bce=hidden_bce), token_ids_bc, begin)
+        recording = _Recording(substitute_bce=hidden_bce)
+        finished = self._pass(recording, token_ids_bc, begin)
+        if recording.visited != len(self.layers):
+            raise self._refused(f"called {recording.visited} of its {len(self.layers)} layers")
+        return finished
 
     def whole(self, token_ids_bs: torch.Tensor) -> torch.Tensor:
         """The model's own forward, nothing recorded: hidden states after the final norm."""
@@ -97,12 +105,9 @@ class ModelParts:
     def _pass(self, recording: _Recording, token_ids_bc: torch.Tensor, begin: int) -> torch.Tensor:
         self._recording = recording
         try:
-            hidden = self._forward(token_ids_bc, begin)
+            return self._forward(token_ids_bc, begin)
         finally:
             self._recording = None
-        if recording.visited != len(self.layers):
-            raise self._refused(f"called {recording.visited} of its {len(self.layers)} layers")
-        return hidden
 
     def _forward(self, token_ids_bc: torch.Tensor, begin: int) -> torch.Tensor:
         length, device = token_ids_bc.shape[1], token_ids_bc.device
@@ -140,10 +145,9 @@ class ModelParts:
         if index != recording.visited or (expected is not None and hidden is not expected):
             raise self._refused(f"does something of its own before layer {index}")
         recording.visited += 1
-        if index == 0:
-            recording.embeddings_bce = hidden
         if index == recording.wanted:
-            recording.call = LayerCall(tuple(others), keywords)
+            # The layers before passed on what the first was given.
+            raise _CallReady(hidden, LayerCall(tuple(others), keywords))
         is_last = index == len(self.layers) - 1
         passed = recording.substitute_bce if is_last else None
         recording.passed_bce = hidden if passed is None else passed
