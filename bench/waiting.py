@@ -28,7 +28,7 @@ from services.common.engine_process import LIBRARY_ENVIRONMENT
 from services.planner.machine import ComputeDtype, DeviceKind
 
 RESULTS = Path(__file__).parent / "results" / "waiting.json"
-ENGINE = "some microseconds (the engine)"
+ENGINE = "a tenth of a millisecond or two (the engine)"
 _VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 POLICIES: Mapping[str, Mapping[str, str]] = {
     "as torch has it": {},

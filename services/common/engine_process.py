@@ -17,10 +17,11 @@ from types import MappingProxyType
 LIBRARY_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
         # Threads that spin while they wait make a step many times slower when anything else runs;
-        # those that never do wake late for every operation. GNU's spin for some microseconds, as
-        # long as Python takes from one operation to the next; others sleep at once.
+        # those that never do wake late for every operation. GNU's spin for a tenth of a
+        # millisecond or two, longer than Python takes from one operation to the next
+        # (bench/waiting.py); others sleep at once.
         "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "1000",
+        "GOMP_SPINCOUNT": "10000",
         "PYTORCH_ALLOC_CONF": "expandable_segments:True",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",

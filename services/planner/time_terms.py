@@ -63,7 +63,9 @@ def time_terms(
     forward, backward = of_dtype.attention(converted.head_size)
     products = len(converted.linears)
     adapted = sum(adapters.targets(linear.name) for linear in converted.linears)
-    traffic, operations = _forward_elementwise(converted, chosen.dtype.element_bytes, adapters)
+    traffic, operations = _forward_elementwise(
+        converted, chosen.dtype.element_bytes, adapters, streaming=chosen.streaming
+    )
     overhead = of_dtype.operation_overhead_seconds
     return TimeTerms(
         linear_seconds=converted.layer_count * _product_seconds(converted.linears, of_dtype),
@@ -99,7 +101,7 @@ def _product_seconds(linears: tuple[Linear, ...] | list[Linear], rates: DtypeRat
 
 
 def _forward_elementwise(
-    model: ModelShape, element: int, adapters: Adapters
+    model: ModelShape, element: int, adapters: Adapters, *, streaming: bool
 ) -> tuple[Mapping[int, float], int]:
     """Bytes per token and layer, by the width of what is written, and how many operations.
 
@@ -109,9 +111,11 @@ def _forward_elementwise(
     operations = 0
     for linear in model.linears:
         if adapters.targets(linear.name):
-            # Scale and add its output (two and three passes); its products are thin, see linear.
-            traffic[linear.outputs] += 5 * element
-            operations += 2
+            # Its products are thin, see linear. The streaming executor's are added in place, which
+            # reads once more; else its output is scaled and added, in two and three passes.
+            in_place = streaming and adapters.element_bytes(element) == element
+            traffic[linear.outputs] += (1 if in_place else 5) * element
+            operations += 1 if in_place else 2
     # fp32: cast, square, mean, scale, cast back, weight; native: one kernel.
     native = model.architecture.norm is Norm.LAYER
     norm, norm_operations = (2 * element, 1) if native else (24 + 4 * element, 6)

@@ -221,9 +221,10 @@ class _AttentionCase:
 
     def forward(self) -> torch.Tensor:
         """Attention's output, (B, H, S, D)."""
+        query, key, value = self._inputs
         with sdpa_kernel(list(FUSED_KERNELS.values())):
             return torch.nn.functional.scaled_dot_product_attention(
-                *self._inputs, is_causal=self._causal
+                query, key, value, is_causal=self._causal
             )
 
     def backward(self) -> None:

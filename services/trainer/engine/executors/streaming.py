@@ -23,6 +23,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from services.trainer.engine.failures import INTERNAL, EngineError
 from services.trainer.engine.loss import OutputHead
 from services.trainer.engine.step_meter import BACKWARD, FORWARD, LOSS, StepMeter
+from services.trainer.engine.streaming.adapted_linears import add_in_place
 from services.trainer.engine.streaming.adapter_gradients import AdapterGradients
 from services.trainer.engine.streaming.anatomy import examine
 from services.trainer.engine.streaming.attention_calls import (
@@ -70,6 +71,7 @@ class StreamingExecutor:
         model.set_attn_implementation(STREAMING_ATTENTION)
         head = OutputHead.of(model)
         self._model, self._settings, self._device = model, settings, head.weight_ve.device
+        add_in_place(model)
         self.parts = ModelParts(model)
         self._anatomy = examine(model, self.parts, self._device)
         self._kernel = choose_kernel(settings.attention_kernel, self._anatomy.heads)

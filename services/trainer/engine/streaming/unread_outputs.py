@@ -78,10 +78,14 @@ class _Readers(TorchDispatchMode):
         outputs = set().union(*(self._outputs_in(tensor) for tensor in given))
         if outputs and not function.is_view and function.namespace != _PROPERTIES:
             packet = function.overloadpacket
-            if packet in _PASSES_ON or (packet in _SCALES and len(given) == 1):
-                self._hold(result, outputs)
-            else:
-                self._read |= outputs
+            read = set()
+            if packet is _ATEN.addmm_:
+                read = set().union(*(self._outputs_in(tensor) for tensor in given[1:]))
+            elif packet not in _PASSES_ON and not (packet in _SCALES and len(given) == 1):
+                read = outputs
+            self._read |= read
+            if outputs - read:
+                self._hold(result, outputs - read)
         return result
 
     def _hold(self, tensor: torch.Tensor, outputs: set[nn.Linear]) -> None:
@@ -108,6 +112,16 @@ def without_outputs(linears: list[nn.Linear]) -> Iterator[None]:
             del vars(linear)[_FORWARD]
 
 
+def is_left_out(linear: nn.Linear) -> bool:
+    """Whether the module has no values now."""
+    return isinstance(vars(linear).get(_FORWARD), _GradientOnly)
+
+
+def without_values(inputs: torch.Tensor, outputs: int) -> torch.Tensor:
+    """(..., I) to (..., O) of NaN, in no memory."""
+    return inputs.new_full((), math.nan).expand(*inputs.shape[:-1], outputs)
+
+
 class _GradientOnly:
     def __init__(self, linear: nn.Linear) -> None:
         self._linear = linear
@@ -121,9 +135,9 @@ class _GradientOnly:
 class _WeightOnly(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, outputs: int) -> torch.Tensor:
-        """NaN, in no memory."""
+        """NaN."""
         ctx.save_for_backward(weight)
-        return inputs.new_full((), math.nan).expand(*inputs.shape[:-1], outputs)
+        return without_values(inputs, outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
