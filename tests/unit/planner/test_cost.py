@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from services.planner.adapters import Adapters
 from services.planner.cost import FORMULAS, StepCost
 from services.planner.evaluation import evaluate
 from services.planner.ladder import Tier
@@ -17,6 +18,7 @@ from services.planner.memory import Sizing
 from services.planner.models import model_by_id
 from services.planner.options import Executor, OptimizationSet, Place, Policy
 from services.planner.rates import ElementwiseRates, RateCurve
+from services.planner.time_terms import time_terms
 from services.trainer.engine.streaming.blocks import BlockShape, causal_blocks
 from tests.support.machines import machine
 from tests.unit.planner.test_memory import FRUGAL, PLAIN, TIER
@@ -186,7 +188,30 @@ def test_element_wise_operations_cost_their_overhead_by_the_chunk() -> None:
         )  # fmt: skip
         extra.append(slow_seconds - seconds)
     assert extra[0] == pytest.approx(2 * extra[1], rel=0.01)
-    # Two sums for each of seven adapters, two norms of six, two residuals, a rotary embedding of
+    # The scale of each of seven adapters, two norms of six, two residuals, a rotary embedding of
     # eight, an activation and its product: twice forward and, twice as many, once backward.
-    layers = extra[0] / ((7 * 2 + 2 * 6 + 2 + 2 * 4 + 2) * 4 * 1e-4) * 512 / TIER.tokens
+    layers = extra[0] / ((7 + 2 * 6 + 2 + 2 * 4 + 2) * 4 * 1e-4) * 512 / TIER.tokens
     assert MODEL.layer_count - 1 < layers <= MODEL.layer_count
+
+
+@pytest.mark.parametrize(
+    ("chosen", "adapters", "passes"),
+    [
+        (STREAMED, Adapters(), 1),  # added in place
+        (STREAMED, Adapters(float32=True), 5),
+        (replace(STREAMED, dtype=ComputeDtype.FLOAT32), Adapters(float32=True), 1),
+        (PLAIN, Adapters(), 5),
+    ],
+)
+def test_adapters_add_in_place_where_the_engine_does(
+    chosen: OptimizationSet, adapters: Adapters, passes: int
+) -> None:
+    rates = machine().rates
+    none = replace(adapters, target_modules=("none of these",))
+    with_them, without = (
+        sum(time_terms(MODEL, chosen, one, rates).elementwise_traffic.values())
+        for one in (adapters, none)
+    )
+    outputs = sum(linear.outputs for linear in MODEL.linears)
+    expected = passes * chosen.dtype.element_bytes * outputs
+    assert with_them - without == pytest.approx(expected)
