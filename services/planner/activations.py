@@ -187,6 +187,16 @@ class _Kept:
         """True when adapters keep the linears' inputs as they are, without a cast or dropout."""
         return self.adapter_element == self._element and not self._adapters.dropout
 
+    @property
+    def adds_in_place(self) -> bool:
+        """True when a native activation's gradient is one tensor, which the adapter adds to.
+
+        Else there is one of the last linear's and one of its adapter's.
+        """
+        native = self.activation == _NATIVE_ACTIVATION
+        reads = self._reads("intermediate", attention=False)
+        return self.streaming and native and reads
+
     def _own_inputs(self) -> int:
         """Copies an adapter makes of its input: in its own dtype, or with parts dropped.
 
@@ -308,7 +318,8 @@ def _backward_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[Per
     architecture = model.architecture
     hidden, intermediate = model.hidden_size, model.intermediate_size
     after_norm = kept.norm if architecture.norm_after_mlp else 0
-    in_mlp = kept.total - after_norm + element * (2 * intermediate + hidden)
+    gradients = 1 if kept.adds_in_place and architecture.mlp is Mlp.PLAIN else 2
+    in_mlp = kept.total - after_norm + element * (gradients * intermediate + hidden)
     in_mlp += kept.extra_in_mlp()
     if architecture.norm_after_mlp:
         in_norm = kept.total + (_NORM_BACKWARD[element] + element * kept.drops) * hidden
