@@ -185,17 +185,18 @@ class _Kept:
     @property
     def shares_inputs(self) -> bool:
         """True when adapters keep the linears' inputs as they are, without a cast or dropout."""
-        return self.adapter_element == self._element and not self._adapters.dropout
+        return self._adapters.share_inputs(self._element)
 
     @property
-    def adds_in_place(self) -> bool:
-        """True when a native activation's gradient is one tensor, which the adapter adds to.
+    def mlp_gradients(self) -> int:
+        """Gradients as wide as the MLP in the backward of its last linear, at most.
 
-        Else there is one of the last linear's and one of its adapter's.
+        Two: of its inputs and of its adapter's, or of the two factors of a gated MLP's product. Of
+        a plain one with a native activation one, when the adapter adds to it.
         """
-        native = self.activation == _NATIVE_ACTIVATION
-        reads = self._reads("intermediate", attention=False)
-        return self.streaming and native and reads
+        one = self._model.architecture.mlp is Mlp.PLAIN and self.activation == _NATIVE_ACTIVATION
+        adds = self.streaming and self._reads("intermediate", attention=False)
+        return 1 if one and adds else 2
 
     def _own_inputs(self) -> int:
         """Copies an adapter makes of its input: in its own dtype, or with parts dropped.
@@ -318,8 +319,7 @@ def _backward_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[Per
     architecture = model.architecture
     hidden, intermediate = model.hidden_size, model.intermediate_size
     after_norm = kept.norm if architecture.norm_after_mlp else 0
-    gradients = 1 if kept.adds_in_place and architecture.mlp is Mlp.PLAIN else 2
-    in_mlp = kept.total - after_norm + element * (gradients * intermediate + hidden)
+    in_mlp = kept.total - after_norm + element * (kept.mlp_gradients * intermediate + hidden)
     in_mlp += kept.extra_in_mlp()
     if architecture.norm_after_mlp:
         in_norm = kept.total + (_NORM_BACKWARD[element] + element * kept.drops) * hidden

@@ -22,5 +22,14 @@ class Adapters:
         """Bytes of one adapter parameter."""
         return 4 if self.float32 else compute_element_bytes
 
+    def share_inputs(self, compute_element_bytes: int) -> bool:
+        """True when adapters read the linears' inputs as they are, without a cast or dropout.
+
+        Only then does the streaming executor add their products in place.
+        """
+        return (
+            self.element_bytes(compute_element_bytes) == compute_element_bytes and not self.dropout
+        )
+
 
 EVERY_LINEAR = Adapters()

@@ -113,7 +113,7 @@ def _forward_elementwise(
         if adapters.targets(linear.name):
             # Its products are thin, see linear. The streaming executor's are added in place, which
             # reads once more; else its output is scaled and added, in two and three passes.
-            in_place = streaming and adapters.element_bytes(element) == element
+            in_place = streaming and adapters.share_inputs(element)
             traffic[linear.outputs] += (1 if in_place else 5) * element
             operations += 1 if in_place else 2
     # fp32: cast, square, mean, scale, cast back, weight; native: one kernel.

@@ -54,8 +54,8 @@ _TENSOR_BYTES = {
     "cuda": (2**16, 2**19, 2**22, 2**25, 2**29),
 }
 _NEW_TENSOR_BYTES = {"cpu": (LARGE_BLOCK_BYTES, 2**22, 2**24, 2**27), "cuda": ()}
-# In a step Python takes about as long from one operation to the next; a CPU's threads fall asleep
-# meanwhile, and waking them is a part of what an operation costs.
+# In a step Python takes about as long from one operation to the next. Whether a CPU's threads fall
+# asleep meanwhile is up to how they wait; waking them is a part of what an operation costs.
 _PAUSE_SECONDS = {"cpu": 1e-4, "cuda": 0.0}
 # Products of small tensors are timed so many at a time: on a GPU they wait for no one in a queue.
 _BYTES_AT_ONCE, _MOST_AT_ONCE = 2**24, 64

@@ -173,7 +173,7 @@ def test_only_causal_attention_has_a_mask(causal: bool, monkeypatch: pytest.Monk
     assert set(asked) == {causal}
 
 
-def test_threads_have_time_to_fall_asleep_before_an_operation(
+def test_an_operation_comes_as_late_as_python_is_in_a_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = iter(step / 1000 for step in range(1000))

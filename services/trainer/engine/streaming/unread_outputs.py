@@ -79,7 +79,7 @@ class _Readers(TorchDispatchMode):
         if outputs and not function.is_view and function.namespace != _PROPERTIES:
             packet = function.overloadpacket
             read = set()
-            if packet is _ATEN.addmm_:
+            if packet is _ATEN.addmm_:  # adds to its first argument, which it does not read
                 read = set().union(*(self._outputs_in(tensor) for tensor in given[1:]))
             elif packet not in _PASSES_ON and not (packet in _SCALES and len(given) == 1):
                 read = outputs
