@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from bench.gpu_plans import Device
-from bench.gpu_settings import NO_CUDA
+from bench.gpu_plans import Device, rates_from
+from bench.gpu_settings import NO_CUDA, Settings
 from bench.speed_steps import find_device
-from services.profiler.probes.compute import sixteen_bit_dtype
+from services.planner.attention_kernels import FLASH, card_kernels
+from services.profiler.probes.compute import load_kernels
 
 # What is asked, and what it is called here.
 _DRIVER_FIELDS = {
@@ -21,7 +22,6 @@ _DRIVER_FIELDS = {
     "pcie.link.gen.max": "pcie_generation",
 }
 _DRIVER_SECONDS = 20.0
-_WARM_UP_SIDE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +37,20 @@ def open_device() -> torch.device:
     device = find_device()
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
-        dtype = sixteen_bit_dtype(device)
-        square = torch.zeros(_WARM_UP_SIDE, _WARM_UP_SIDE, device=device, dtype=dtype)
-        _ = square @ square
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
+        load_kernels(device)
     return device
 
 
 def describe(device: torch.device) -> Device:
     """The card as plans for a smaller one need it.
 
-    context_bytes: what is in use that torch's allocator does not hold, so that what other processes
-    have is in it: measure alone.
+    After `open_device`. context_bytes: what is in use that torch's allocator does not hold, so that
+    what other processes have is in it: measure alone.
     """
     properties = torch.cuda.get_device_properties(device)
     return Device(
         properties.name, (properties.major, properties.minor), properties.total_memory,
-        outside_allocator_bytes(device),
+        outside_allocator_bytes(device), torch.cuda.memory_allocated(device),
     )  # fmt: skip
 
 
@@ -62,6 +58,15 @@ def outside_allocator_bytes(device: torch.device) -> int:
     """Device memory in use that torch's allocator does not hold: context, kernels, libraries."""
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
     return int(total_bytes - free_bytes - torch.cuda.memory_reserved(device))
+
+
+def kernel_for(device: torch.device, settings: Settings) -> str:
+    """The attention kernel of sections that leave no choice: the named one, else the fastest."""
+    if settings.attention_kernel or device.type != "cuda":
+        return settings.attention_kernel or FLASH
+    measured = rates_from(settings.so_far)
+    timed = measured.by_element_bytes[2].kernels if measured else []
+    return (timed or card_kernels(torch.cuda.get_device_capability(device)))[0]
 
 
 def limit_memory(device: torch.device, cap_bytes: int) -> None:

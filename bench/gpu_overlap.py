@@ -43,7 +43,7 @@ def measure(settings: Settings, number: int) -> dict[str, Any]:
     del number
     device = gpu_device.open_device()
     subject = speed.Subject.of(settings.subject_name(_LAYERS[settings.fast]))
-    plan = _plan(subject, device, settings.fast)
+    plan = _plan(subject, device, settings)
     model = StreamingOnDevice(subject.config, plan, device).model
     executor, window_bs = make_executor(model, plan), random_window(plan)
     clock = PhaseClock(device, subject.layers)
@@ -54,6 +54,7 @@ def measure(settings: Settings, number: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "model": subject.name, "layers": subject.layers, "tokens": window_bs.shape[1],
         "chunk_tokens": int(plan.execution.streaming.chunk_tokens),
+        "attention_kernel": plan.execution.attention_kernel,
         "step_seconds": step_seconds,
     }  # fmt: skip
     if device.type != "cuda":
@@ -65,10 +66,11 @@ def measure(settings: Settings, number: int) -> dict[str, Any]:
     return found | summary(*_timeline(recorded)) | {"not_measured": {}}
 
 
-def _plan(subject: speed.Subject, device: torch.device, fast: bool) -> planner_pb2.Plan:
+def _plan(subject: speed.Subject, device: torch.device, settings: Settings) -> planner_pb2.Plan:
     """All stores on the host; on a CPU, where that is the device, on the device."""
     place = Place.HOST if device.type == "cuda" else Place.DEVICE
-    machine = fast_machine(device.type, free_bytes(device))
+    fast, kernel = settings.fast, gpu_device.kernel_for(device, settings)
+    machine = fast_machine(device.type, free_bytes(device), kernel)
     shape = at_depth(subject.shape, subject.layers)
     chosen, sizing = streaming_set(shape, machine, place), Sizing(chunk_tokens=_CHUNK_TOKENS[fast])
     return plan_message(shape, machine, Evaluation(shape, machine).one(_TIER[fast], chosen, sizing))

@@ -20,7 +20,7 @@ count gradients below the first layer, which it leaves out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -32,6 +32,7 @@ from elite.planner.v1 import planner_pb2
 from elite.profiler.v1 import profiler_pb2
 from services.planner import responses, search
 from services.planner.adapters import EVERY_LINEAR
+from services.planner.attention_kernels import best_kernel, card_kernels
 from services.planner.budgets import DEFAULT_HEADROOM
 from services.planner.evaluation import Candidate, Evaluation
 from services.planner.gpus import card_named
@@ -41,7 +42,6 @@ from services.planner.machine import (
     DeviceKind,
     Machine,
     card_dtypes,
-    card_kernels,
     card_rates,
     process_overhead_bytes,
 )
@@ -55,10 +55,9 @@ from services.planner.options import (
     OptimizationSet,
     Place,
     Policy,
-    best_kernel,
     kept_keys_place,
 )
-from services.planner.rates import DtypeRates, ElementwiseRates, RateCurve, Rates
+from services.planner.rates import AttentionRates, DtypeRates, ElementwiseRates, RateCurve, Rates
 
 # A host that no plan of the ladder is too large for.
 _ANY_HOST_BYTES = 2**41
@@ -79,12 +78,16 @@ class PlanRefused(Exception):  # noqa: N818 - it is what was found
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """The real card: name, compute capability, its memory and what its context takes of it."""
+    """The real card: name, compute capability, its memory and what is taken of it.
+
+    context_bytes: by the CUDA context. workspace_bytes: by libraries, from torch's allocator.
+    """
 
     name: str
     capability: tuple[int, int]
     memory_bytes: int
     context_bytes: int
+    workspace_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Limits:
 class RowPlan:
     """A row as it is planned at full depth, and as it is run.
 
-    by_measured_rates: seconds of the full depth by the rates of this machine, None without them.
+    by_card_table: seconds of the full depth by the card table's rates, None without the card.
     sampled_chunks: of every layer; 0 runs all. assumes_host: for the plan at full depth this
     machine has too little host memory.
     """
@@ -117,7 +120,7 @@ class RowPlan:
     run: Candidate
     layers: int
     sampled_chunks: int
-    by_measured_rates: float | None
+    by_card_table: float | None
     assumes_host: bool
 
     @cached_property
@@ -137,8 +140,8 @@ class RowPlan:
 
     @property
     def expected_seconds(self) -> float:
-        """Of a step at full depth, by the best rates there are."""
-        return self.by_measured_rates or float(self.full.cost.seconds)
+        """Of a step at full depth."""
+        return float(self.full.cost.seconds)
 
     @property
     def missing_bytes(self) -> int:
@@ -147,20 +150,20 @@ class RowPlan:
 
 
 def plan_row(
-    shape: ModelShape, tier: Tier, machine: Machine, measured: Sequence[Rates], limits: Limits,
-    chosen: OptimizationSet | None = None,
+    shape: ModelShape, tier: Tier, machine: Machine, limits: Limits,
+    chosen: OptimizationSet | None = None, by_table: Rates | None = None,
 ) -> RowPlan:  # fmt: skip
     """Plans a row, and chooses the depth that this machine can run in time.
 
-    measured: this machine's rates; the first are the stress test's, and depth is chosen by the
-    slowest. chosen: the set, instead of the planner's choice. Raises `PlanRefused`.
+    chosen: the set, instead of the planner's choice. by_table: the card table's rates, for
+    comparison. Raises `PlanRefused`.
     """
     full, assumes_host = _full_depth(shape, tier, machine, limits, chosen)
-    depths = _Depths(shape, machine, tuple(measured) or (machine.rates,), full)
+    depths = _Depths(shape, machine, full)
     layers, sample = depths.choose(limits)
-    by_stress_test = depths.seconds_by(measured[0], shape.layer_count) if measured else None
+    by_card_table = depths.seconds(shape.layer_count, by_table) if by_table else None
     return RowPlan(
-        tier, shape, machine, full, depths.at(layers), layers, sample, by_stress_test, assumes_host
+        tier, shape, machine, full, depths.at(layers), layers, sample, by_card_table, assumes_host
     )
 
 
@@ -173,30 +176,26 @@ def _full_depth(
         return Evaluation(shape, machine).one(tier, chosen, sizing), False
     for host_bytes in (machine.host_safe_bytes, _ANY_HOST_BYTES):
         on = replace(machine, host_safe_bytes=host_bytes)
-        (verdict,) = search.Search(shape, on, search.Constraints()).judge_all([tier])
-        if verdict.fits and verdict.candidate is not None:
-            return verdict.candidate, host_bytes == _ANY_HOST_BYTES
+        found = search.plan([tier], shape, on, search.Constraints())
+        if found.chosen is not None:
+            return found.chosen, host_bytes == _ANY_HOST_BYTES
     raise PlanRefused(f"tier {tier.tier} does not fit {machine.gpu_safe_bytes:,} bytes of device "
-                      f"memory: {verdict.remedy}")  # fmt: skip
+                      f"memory: {found.verdicts[0].remedy}")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class _Depths:
-    """A plan at any depth; seconds are by the slowest of the rates."""
+    """A plan at any depth."""
 
     shape: ModelShape
     machine: Machine
-    rates: tuple[Rates, ...]
     full: Candidate
 
     def at(self, layers: int) -> Candidate:
         return _again(at_depth(self.shape, layers), self.machine, self.full)
 
-    def seconds(self, layers: int) -> float:
-        return max(self.seconds_by(rates, layers) for rates in self.rates)
-
-    def seconds_by(self, rates: Rates, layers: int) -> float:
-        timed = replace(self.machine, rates=rates)
+    def seconds(self, layers: int, rates: Rates | None = None) -> float:
+        timed = replace(self.machine, rates=rates or self.machine.rates)
         return float(_again(at_depth(self.shape, layers), timed, self.full).cost.seconds)
 
     def choose(self, limits: Limits) -> tuple[int, int]:
@@ -246,31 +245,39 @@ def plan_message(shape: ModelShape, machine: Machine, candidate: Candidate) -> p
 
 
 def row_machine(
-    device: Device, vram_bytes: int, host_bytes: int, measured: Sequence[Rates], kernel: str
+    device: Device, vram_bytes: int, host_bytes: int, measured: Rates | None, kernel: str
 ) -> Machine:
     """A card like `device` with so much video memory. kernel: the only one; empty: the card's.
 
-    Rates are the card table's, those measured where it does not have the card. Raises
-    `PlanRefused` without either.
+    Rates are those measured, else the card table's. Raises `PlanRefused` without either.
     """
-    card = card_named(device.name, device.memory_bytes)
-    if card is None and not measured:
+    rates = measured or table_rates(device)
+    if rates is None:
         problem = f"the card table has no {device.name}, and its rates were not measured"
         raise PlanRefused(problem)
+    usual = rates.by_element_bytes[_HALF_BYTES].kernels or card_kernels(device.capability)
     return Machine(
         device_name=device.name, device_kind=DeviceKind.CUDA, device_index=0, shared_memory=False,
-        gpu_safe_bytes=vram_bytes - device.context_bytes, host_safe_bytes=host_bytes,
+        gpu_safe_bytes=vram_bytes - device.context_bytes - device.workspace_bytes,
+        host_safe_bytes=host_bytes,
         process_overhead_bytes=process_overhead_bytes(DeviceKind.CUDA), disk_free_bytes=0,
-        rates=card_rates(card) if card else measured[0], dtypes=card_dtypes(device.capability),
-        attention_kernels=(kernel,) if kernel else card_kernels(device.capability),
+        rates=rates, dtypes=card_dtypes(device.capability),
+        attention_kernels=(kernel,) if kernel else tuple(usual),
         has_bitsandbytes=True,
     )  # fmt: skip
 
 
-def fast_machine(kind: str, memory_bytes: int) -> Machine:
+def table_rates(device: Device) -> Rates | None:
+    """The card table's; None where it does not have the card."""
+    card = card_named(device.name, device.memory_bytes)
+    return card_rates(card) if card else None
+
+
+def fast_machine(kind: str, memory_bytes: int, kernel: str) -> Machine:
     """Whatever there is, with rates that say nothing. kind: of the torch device."""
-    setting = speed.Setting(ComputeDtype.BFLOAT16, DeviceKind(kind), memory_bytes, rounds=1)
-    return setting.machine
+    return speed.Setting(
+        ComputeDtype.BFLOAT16, DeviceKind(kind), memory_bytes, rounds=1, kernel=kernel
+    ).machine
 
 
 def streaming_set(
@@ -278,41 +285,23 @@ def streaming_set(
 ) -> OptimizationSet:
     """The streaming executor in 16 bits with kept attention outputs, all stores in one place."""
     heads = shape.query_head_count, shape.key_value_head_count
+    kernel = best_kernel(machine.attention_kernels, shape.head_size) or ""
     return OptimizationSet(
         base_precision=BasePrecision.FULL, dtype=machine.dtypes[0],
-        attention_kernel=best_kernel(machine) or "", executor=Executor.STREAMING,
+        attention_kernel=kernel, executor=Executor.STREAMING,
         policy=Policy.SELECTIVE, layer_inputs=place, attention_outputs=place,
         hidden_gradients=place, adamw_8bit=False,
         kept_keys=kept_keys_place(place, Place.DEVICE, *heads),
     )  # fmt: skip
 
 
-def rates_from(so_far: Mapping[str, Any], kernel: str) -> list[Rates]:
-    """What the section `rates` measured, as the planner reads a stress test; nothing without it.
-
-    Then the same with attention as the streaming executor calls it, by the kernel named, or the
-    first that runs: the stress test takes the kernel that torch prefers.
-    """
+def rates_from(so_far: Mapping[str, Any]) -> Rates | None:
+    """What the section `rates` measured, as the planner reads a stress test; None without it."""
     section = so_far.get("rates", {})
     if not section.get("measurements"):
-        return []
+        return None
     message = json_format.ParseDict(section["measurements"], profiler_pb2.DeviceMeasurements())
-    measured = measured_rates(message, profiler_pb2.Disk())
-    rows = [row for row in section["block_attention"] if row["forward"]]
-    named = [row for row in rows if kernel in ("", row["kernel"])]
-    return [measured, *(_with_attention(measured, row) for row in named[:1])]
-
-
-def _with_attention(rates: Rates, row: Mapping[str, Any]) -> Rates:
-    """Rates with a kernel's attention."""
-    of_dtype = rates.of(_HALF_BYTES)
-    assert of_dtype is not None, "measured in 16 bits"
-    forward, backward = ({128: RateCurve(((1.0, row[way]),))} for way in ("forward", "backward"))
-    changed = replace(
-        of_dtype, attention_forward=forward, attention_backward=backward,
-        block_forward=forward, block_backward=backward,
-    )  # fmt: skip
-    return replace(rates, by_element_bytes={**rates.by_element_bytes, _HALF_BYTES: changed})
+    return measured_rates(message, profiler_pb2.Disk())
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,8 +340,9 @@ def _counted(
     one, no_time = RateCurve(((1.0, 1.0),)), math.inf
     backward = RateCurve(((1.0, attention_backward),))
     nothing = ElementwiseRates.single(no_time)
-    of_dtype = DtypeRates(one, 1.0, no_time, 0.0, {128: one}, {128: backward}, nothing)
+    attention = {"": AttentionRates({128: one}, {128: backward})}
+    of_dtype = DtypeRates(one, 1.0, no_time, 0.0, attention, nothing)
     rates = Rates({2: of_dtype, 4: of_dtype}, no_time, no_time, no_time, no_time, no_time)
-    machine = replace(fast_machine("cuda", 2**62), rates=rates)
+    machine = replace(fast_machine("cuda", 2**62, chosen.attention_kernel), rates=rates)
     lines = Evaluation(shape, machine).one(tier, chosen, Sizing()).cost.lines
     return float(sum(lines[name] for name in ("linear", "attention", "loss")))

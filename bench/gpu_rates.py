@@ -8,7 +8,7 @@ dim of attention.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from google.protobuf import json_format
 from bench import gpu_device
 from bench.gpu_settings import NO_CUDA, Settings
 from elite.profiler.v1 import profiler_pb2
-from services.profiler.probes import compute, shapes
+from services.common.engine_process import KEY_CHUNKS
+from services.profiler.probes import compute, launches, shapes
 from services.profiler.probes.interconnect import transfer_bytes_per_second
 from services.trainer.engine.streaming.kernels import KERNELS, Heads, Kernel
 
@@ -40,16 +41,23 @@ def measure(settings: Settings, number: int) -> dict[str, Any]:
     dtype = compute.sixteen_bit_dtype(device)
     on_cuda = device.type == "cuda"
     products = list(_products(device, dtype, settings.fast))
+    fastest = max(one["flops_per_second"] for one in products)
     found: dict[str, Any] = {
         "dtype": str(dtype).removeprefix("torch."),
         "matmul": products,
-        "matmul_peak_flops_per_second": max(one["flops_per_second"] for one in products),
+        "matmul_peak_flops_per_second": fastest,
         "copies_bytes_per_second": _copies(device) if on_cuda else None,
         "block_attention": [_attention(kernel, device, dtype, settings.fast) for kernel in KERNELS],
     }
     settings.note(found)
     measurements = _measurements(device, dtype) if on_cuda and not settings.fast else None
     found["measurements"] = measurements
+    if measurements:
+        # Short ones, before the card's power limit slows it down.
+        shapes_of_layers = measurements["matmul_rates"]
+        rates = [measurements["matmul_16bit_flops_per_second"], fastest]
+        rates += [one["flops_per_second"] for one in shapes_of_layers]
+        found["matmul_peak_flops_per_second"] = max(rates)
     reasons = {"copies_bytes_per_second": NO_CUDA, "measurements": NO_CUDA}
     return found | {"not_measured": {} if on_cuda else reasons}
 
@@ -98,8 +106,8 @@ def _attention(
 ) -> dict[str, Any]:
     """A kernel's rates as the streaming executor calls it, or why it cannot run here.
 
-    Forward: a chunk over many earlier keys. Backward: a chunk over one block, 2.5 times the
-    operations of its forward.
+    Forward: a chunk over many earlier keys. Backward: a chunk over as many keys, 2.5 times the
+    operations of its forward. workspace_bytes: what backward takes beside what it returns.
     """
     query_heads, kv_heads, head_dim = _HEADS
     heads = Heads(device, dtype, query_heads, kv_heads, head_dim)
@@ -108,30 +116,47 @@ def _attention(
     if refusal:
         return name | {"forward": None, "backward": None, "reason": refusal}
     try:
-        forward, backward = _attention_rates(kernel, heads, fast)
+        return name | _attention_rates(kernel, heads, fast)
     except RuntimeError as error:
         first_line = str(error).strip().partition("\n")[0]
         return name | {"forward": None, "backward": None, "reason": first_line}
-    return name | {"forward": forward, "backward": backward}
 
 
-def _attention_rates(kernel: Kernel, heads: Heads, fast: bool) -> tuple[float, float]:
+def _attention_rates(kernel: Kernel, heads: Heads, fast: bool) -> dict[str, Any]:
     tokens, keys = _ATTENTION_TOKENS[fast]
+    block = tokens * (1 if kernel.repeats_heads else KEY_CHUNKS[heads.device.type])
     scale = heads.head_dim**-0.5
     query, gradient = (_random(heads, heads.query_heads, tokens) for _ in range(2))
-    key, value = (_random(heads, heads.key_value_heads, keys) for _ in range(2))
-    own_key, own_value = (tensor[:, :, :tokens] for tensor in (key, value))
+    key, value = (_random(heads, heads.key_value_heads, max(keys, block)) for _ in range(2))
+    own_key, own_value = (tensor[:, :, :block] for tensor in (key, value))
     output, lse = kernel.forward(query, own_key, own_value, False, scale)
     operations = 4.0 * tokens * heads.query_heads * heads.head_dim
 
-    def seconds(run: Callable[[], object]) -> float:
-        return shapes.median_seconds(heads.device, run, _EFFORT[fast])
+    def forward() -> object:
+        return kernel.forward(query, key, value, False, scale)
 
-    forward = seconds(lambda: kernel.forward(query, key, value, False, scale))
-    backward = seconds(
-        lambda: kernel.backward(gradient, query, own_key, own_value, output, lse, False, scale)
-    )
-    return operations * keys / forward, 2.5 * operations * tokens / backward
+    def backward() -> Sequence[torch.Tensor]:
+        return kernel.backward(gradient, query, own_key, own_value, output, lse, False, scale)
+
+    seconds = [shapes.median_seconds(heads.device, run, _EFFORT[fast]) for run in
+               (forward, backward)]  # fmt: skip
+    return {
+        "query_tokens": tokens, "key_tokens": {"forward": key.shape[2], "backward": block},
+        "forward": operations * key.shape[2] / seconds[0],
+        "backward": 2.5 * operations * block / seconds[1],
+        "workspace_bytes": _workspace_bytes(backward, heads.device),
+    }  # fmt: skip
+
+
+def _workspace_bytes(run: Callable[[], Sequence[torch.Tensor]], device: torch.device) -> int | None:
+    """What a run takes at most beside what it returns; None on a CPU."""
+    gpu_device.reset_peaks(device)
+    before = gpu_device.read_peaks(device)
+    returned = sum(tensor.nbytes for tensor in run())
+    after = gpu_device.read_peaks(device)
+    if before is None or after is None:
+        return None
+    return after.allocated_bytes - before.allocated_bytes - returned
 
 
 def _random(heads: Heads, count: int, tokens: int) -> torch.Tensor:
@@ -151,6 +176,7 @@ def _measurements(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         attention_rates=shapes.attention_rates(device, dtype, quick=False),
         block_attention_rates=shapes.attention_rates(device, dtype, quick=False, causal=False),
         elementwise_rates=shapes.elementwise_rates(device, dtype, quick=True),
+        operation_launch_seconds=launches.operation_launch_seconds(device),
     )
     for to_device, name in ((True, "host_to_device"), (False, "device_to_host")):
         rate = transfer_bytes_per_second(device, to_device=to_device, pinned=True, repeats=_REPEATS)

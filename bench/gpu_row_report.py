@@ -38,7 +38,7 @@ def plan_part(row: RowPlan, vram_bytes: int | None) -> dict[str, Any]:
         "planned_host_bytes_at_full_depth": full.memory.host.total_bytes,
         "assumes_more_host_memory": row.assumes_host,
         "planned_step_seconds": float(full.cost.seconds),
-        "planned_step_seconds_by_measured_rates": row.by_measured_rates,
+        "planned_step_seconds_by_card_table": row.by_card_table,
     }  # fmt: skip
 
 
@@ -48,10 +48,11 @@ def cap_of(row: RowPlan, device: Device, vram_bytes: int) -> int:
 
 
 def memory_part(
-    row: RowPlan, ran: Ran, vram_bytes: int | None, cap_bytes: int | None
+    row: RowPlan, ran: Ran, vram_bytes: int | None, cap_bytes: int | None, workspace_bytes: int
 ) -> dict[str, Any]:
     """Peaks beside the plan and the cap.
 
+    workspace_bytes: of libraries, from torch's allocator; a plan has them with the context.
     process_bytes: what the allocator held at most, and what is outside it at the end. inside_vram:
     whether that is within the row's VRAM, less what missing layers would take. An allocator that
     keeps what was freed fills its cap without need.
@@ -62,6 +63,7 @@ def memory_part(
         return dict.fromkeys(missing) | host | {"not_measured": dict.fromkeys(missing, NO_CUDA)}
     peaks = _highest(ran.load_peaks, ran.step_peaks)
     process_bytes = peaks.reserved_bytes + ran.outside_bytes
+    planned_bytes = row.run.memory.device.total_bytes
     return host | {
         "peak_load_bytes": ran.load_peaks.allocated_bytes,
         "peak_allocated_bytes": peaks.allocated_bytes,
@@ -72,7 +74,8 @@ def memory_part(
         "inside_cap": None if cap_bytes is None else peaks.reserved_bytes <= cap_bytes,
         "inside_vram": None if vram_bytes is None
         else process_bytes <= vram_bytes - row.missing_bytes,
-        "error_percent": 100 * (row.run.memory.device.total_bytes / peaks.allocated_bytes - 1),
+        "workspace_bytes": workspace_bytes,
+        "error_percent": 100 * (planned_bytes / (peaks.allocated_bytes - workspace_bytes) - 1),
         "not_measured": {},
     }  # fmt: skip
 

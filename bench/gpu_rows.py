@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from bench.gpu_plans import (
     rates_from,
     row_machine,
     streaming_set,
+    table_rates,
 )
 from bench.gpu_row_report import cap_of, memory_part, plan_part, time_part
 from bench.gpu_row_run import run_row
@@ -34,12 +34,13 @@ from bench.gpu_settings import Settings
 from bench.speed import Subject
 from bench.speed_steps import free_bytes
 from services.common.host_memory import read_memory
+from services.planner.attention_kernels import FLASH
 from services.planner.ladder import Tier, load_ladder
 from services.trainer.engine.failures import EngineError
 from services.trainer.engine.streaming.kernels import KERNELS
 
 _KERNELS_TIER = 8
-_KERNELS_SECONDS = 20.0
+_KERNELS_SECONDS = 8.0
 _KERNELS_FIELDS = (
     "tier", "layers", "sampled_chunks", "attention_kernel", "peak_allocated_bytes",
     "error_percent", "per_layer_seconds", "extrapolated_step_seconds", "model_flops_utilisation",
@@ -78,14 +79,16 @@ def _measure(settings: Settings, number: int, limits: Limits, kernel: str) -> di
     subject = Subject.of(settings.subject_name(_FAST_LAYERS if settings.fast else 0))
     vram_bytes: int | None
     cap_bytes: int | None
+    workspace_bytes = 0
     if settings.fast:
         row, vram_bytes, cap_bytes = _fast_row(subject, number, device, limits, kernel), None, None
     else:
         tier = _tier(number)
         card, vram_bytes = gpu_device.describe(device), tier.reference_vram_bytes
-        measured = rates_from(settings.so_far, kernel)
+        workspace_bytes = card.workspace_bytes
+        measured = rates_from(settings.so_far)
         machine = row_machine(card, vram_bytes, limits.host_bytes, measured, kernel)
-        row = plan_row(subject.shape, tier, machine, measured, limits)
+        row = plan_row(subject.shape, tier, machine, limits, by_table=table_rates(card))
         cap_bytes = cap_of(row, card, vram_bytes)
     planned = {"model": subject.name} | plan_part(row, vram_bytes)
     settings.note(planned)
@@ -93,7 +96,7 @@ def _measure(settings: Settings, number: int, limits: Limits, kernel: str) -> di
         row, config_at(subject.config, row.layers), device, cap_bytes,
         lambda ran: settings.note(planned | {"setup_seconds": ran.setup_seconds}),
     )  # fmt: skip
-    memory = memory_part(row, ran, vram_bytes, cap_bytes)
+    memory = memory_part(row, ran, vram_bytes, cap_bytes, workspace_bytes)
     times = time_part(row, ran, settings.matmul_peak, settings.data_sheet_peak)
     return planned | memory | times
 
@@ -103,13 +106,12 @@ def _fast_row(
 ) -> RowPlan:
     """A window of some hundred tokens through the streaming executor."""
     context, targets = _FAST_TOKENS[number > _KERNELS_TIER]
-    machine = fast_machine(device.type, free_bytes(device))
-    machine = replace(machine, attention_kernels=(kernel,)) if kernel else machine
+    machine = fast_machine(device.type, free_bytes(device), kernel or FLASH)
     chosen = streaming_set(subject.shape, machine)
     is_whole = number <= _KERNELS_TIER and limits.allowed_seconds > 0
     tiny = Limits(limits.host_bytes, 0.0, math.inf if is_whole else 0.0, _FAST_CHUNK)
     tier = Tier(number, context, targets, _FAST_RANK)
-    return plan_row(subject.shape, tier, machine, [], tiny, chosen)
+    return plan_row(subject.shape, tier, machine, tiny, chosen)
 
 
 def config_at(config: Mapping[str, Any], layers: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from bench import gpu_device, speed
 from bench.gpu_models import StockOnDevice, StreamingOnDevice
-from bench.gpu_plans import operations, streaming_set
+from bench.gpu_plans import operations, rates_from, streaming_set
 from bench.gpu_sections import last_line
 from bench.gpu_settings import Settings
 from bench.speed_report import Measured
@@ -33,8 +33,10 @@ def measure(settings: Settings, number: int) -> dict[str, Any]:
     device = gpu_device.open_device()
     subject = speed.Subject.of(settings.subject_name())
     setting = speed.Setting(
-        ComputeDtype.BFLOAT16, DeviceKind(device.type), free_bytes(device), _ROUNDS[settings.fast]
-    )
+        ComputeDtype.BFLOAT16, DeviceKind(device.type), free_bytes(device), _ROUNDS[settings.fast],
+        kernel=gpu_device.kernel_for(device, settings),
+        rates=rates_from(settings.so_far) or speed.UNMEASURED,
+    )  # fmt: skip
     plan = speed.plan_for(subject, number, setting)
     found = _measured(subject, plan, device, setting.rounds)
     tier = Tier(1, int(plan.context_tokens), int(plan.target_tokens), int(plan.lora.rank))
@@ -43,6 +45,7 @@ def measure(settings: Settings, number: int) -> dict[str, Any]:
         "model": subject.name, "layers": subject.layers, "tokens": number,
         "target_tokens": tier.target_tokens, "dtype": setting.dtype.value,
         "chunk_tokens": int(plan.execution.streaming.chunk_tokens),
+        "attention_kernel": plan.execution.attention_kernel,
         "model_flops": counted.model,
     }  # fmt: skip
     for name, one in found.items():

@@ -86,7 +86,7 @@ _SHAPES: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 # Where this machine's were not measured: every chunk takes as long.
 _ANY_RATES = single_rates(1e12, [(1.0, 1e12)], 1e11)
-_UNMEASURED = Rates({2: _ANY_RATES, 4: _ANY_RATES}, 1e11, 1e10, 1e10)
+UNMEASURED = Rates({2: _ANY_RATES, 4: _ANY_RATES}, 1e11, 1e10, 1e10)
 
 
 class Disagreement(Exception):  # noqa: N818 - it is what was found
@@ -140,12 +140,13 @@ class Setting:
     memory_bytes: int
     rounds: int
     chunk_tokens: int = 0
-    rates: Rates = _UNMEASURED
+    rates: Rates = UNMEASURED
+    kernel: str = "sdpa_flash"
 
     @property
     def machine(self) -> Machine:
         """The device, as far as a step's allocations go."""
-        kernel = "sdpa_flash"
+        kernel = self.kernel
         if self.device_kind is DeviceKind.CUDA and self.dtype is ComputeDtype.FLOAT32:
             kernel = "sdpa_efficient"
         return Machine(
@@ -334,7 +335,7 @@ def measure_all(options: argparse.Namespace, workers: Mapping[str, Worker]) -> d
 def _rates(options: argparse.Namespace, device_kind: str) -> Rates:
     """This CPU's, measured now; the planner takes a longer or shorter chunk for them."""
     if options.chunk or device_kind != DeviceKind.CPU.value:
-        return _UNMEASURED
+        return UNMEASURED
     print("rates of this machine", flush=True)
     return machine_from_profile(measured_profile(quick=options.fast)).rates
 

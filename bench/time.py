@@ -25,6 +25,7 @@ from elite.profiler.v1 import profiler_pb2
 from services.common.engine_process import LIBRARY_ENVIRONMENT
 from services.planner import responses, search
 from services.planner.adapters import EVERY_LINEAR
+from services.planner.attention_kernels import best_kernel
 from services.planner.evaluation import Evaluation
 from services.planner.ladder import Tier
 from services.planner.machine import ComputeDtype, Machine
@@ -36,7 +37,6 @@ from services.planner.options import (
     OptimizationSet,
     Place,
     Policy,
-    best_kernel,
     kept_keys_place,
 )
 from services.planner.profiles import machine_from_profile
@@ -86,11 +86,12 @@ class Case:
 
     def chosen(self, machine: Machine) -> OptimizationSet:
         """The optimisation set."""
+        kernel = best_kernel(machine.attention_kernels, self.shape.head_size) or ""
         if self.streaming:
             return OptimizationSet(
                 base_precision=BasePrecision.FULL,
                 dtype=self.dtype,
-                attention_kernel=best_kernel(machine) or "",
+                attention_kernel=kernel,
                 executor=Executor.STREAMING,
                 policy=Policy.SELECTIVE,
                 attention_outputs=Place.DEVICE,
@@ -103,7 +104,7 @@ class Case:
         return OptimizationSet(
             base_precision=BasePrecision.FULL,
             dtype=self.dtype,
-            attention_kernel=best_kernel(machine) or "",
+            attention_kernel=kernel,
             policy=Policy.EVERY_LAYER if self.checkpointing else Policy.KEEP_ALL,
             adamw_8bit=False,
         )

@@ -85,6 +85,9 @@ def _measured_facts(device: profiler_pb2.Device) -> list[tuple[str, str]]:
     ]
     if not device.memory_is_host_memory:
         facts += _transfer_facts(measured)
+    if measured.operation_launch_seconds:
+        launch = f"{measured.operation_launch_seconds * 1e6:.1f} microseconds to ask for"
+        facts.append(("an operation", launch))
     if measured.runtime_overhead_bytes:
         facts.append(("runtime overhead", format_bytes(measured.runtime_overhead_bytes)))
     if measured.HasField("measured_at"):
@@ -93,13 +96,14 @@ def _measured_facts(device: profiler_pb2.Device) -> list[tuple[str, str]]:
 
 
 def _attention_facts(measured: profiler_pb2.DeviceMeasurements) -> list[tuple[str, str]]:
-    """A line for every dtype and head size, forward and backward together."""
-    kinds: dict[tuple[str, int], list[profiler_pb2.AttentionRate]] = {}
+    """A line for every kernel, dtype and head size, forward and backward together."""
+    kinds: dict[tuple[str, str, int], list[profiler_pb2.AttentionRate]] = {}
     for rate in measured.attention_rates:
-        kinds.setdefault((rate.dtype, rate.head_size), []).append(rate)
+        kinds.setdefault((rate.kernel, rate.dtype, rate.head_size), []).append(rate)
     facts = []
-    for (dtype, head_size), rates in kinds.items():
-        kind = ", ".join([dtype] * bool(dtype) + [f"head {head_size}"] * bool(head_size))
+    for (kernel, dtype, head_size), rates in kinds.items():
+        parts = (kernel.removeprefix("sdpa_"), dtype, f"head {head_size}" if head_size else "")
+        kind = ", ".join(part for part in parts if part)
         name = f"attention, {kind}" if kind else "attention"
         shown = [
             f"{format_rate(rate.flops_per_second, 'FLOP/s')} at {rate.sequence_tokens:,}"

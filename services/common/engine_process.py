@@ -40,6 +40,10 @@ CHUNK_BLOCK_BYTES = 32 * LARGE_BLOCK_BYTES
 # are close to one. What is left goes into smaller ones.
 LARGE_SLAB_BYTES = 1024 * LARGE_BLOCK_BYTES
 SLAB_BYTES = LARGE_SLAB_BYTES // 4
+# Chunks of keys in one call of attention's backward, by torch's device type. A GPU's kernel makes
+# room for the queries' gradients and rounds them in every call; a CPU's does
+# not.
+KEY_CHUNKS = {"cpu": 1, "cuda": 4}
 
 
 def return_freed_memory(large_block_bytes: int = LARGE_BLOCK_BYTES) -> None:

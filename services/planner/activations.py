@@ -125,23 +125,29 @@ def layer_activations(
     *,
     repeats_keys: bool = False,
     streaming: bool = False,
+    key_chunks: int = 0,
 ) -> LayerActivations:
     """Activation bytes per token of one layer of `model` with these adapters.
 
     repeats_keys: keys and values are repeated to every query head before the kernel.
     streaming: keys and values wait in the streaming executor's memory instead.
+    key_chunks: chunks of keys in a block of its backward on a GPU; 0: a CPU's kernel has no
+    workspace that counts.
     """
     kept = _Kept(model, element_bytes, adapters, repeats_keys, streaming)
     in_mlp, in_norm = _backward_moments(model, kept, element_bytes)
     # The first norm's is for the layer's input; one after the MLP every layer has.
     has_both = model.architecture.norm_after_mlp
+    moments = (in_mlp, in_norm) if has_both else (in_mlp,)
+    if streaming and key_chunks:
+        moments = (*moments, _attention_moment(model, kept, element_bytes, key_chunks))
     return LayerActivations(
         kept=PerToken(kept.total, kept.per_rank),
         input_kept=kept.layer_input,
         input_norm_kept=kept.input_norm,
         boundary=element_bytes * model.hidden_size,
         forward=_forward(model, element_bytes),
-        moments=(in_mlp, in_norm) if has_both else (in_mlp,),
+        moments=moments,
         input_moments=() if has_both else (in_norm,),
         recompute_moments=_recompute_moments(model, kept, element_bytes),
         final_norm=_final_norm(model, element_bytes),
@@ -339,6 +345,21 @@ def _recompute_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[Pe
     hiddens = (element != _FLOAT32) + (1 if kept.streaming else 2)
     widths = 6 * model.intermediate_size + hiddens * model.hidden_size
     return (PerToken(kept.total - kept.mlp + element * widths, kept.less_rank),)
+
+
+def _attention_moment(model: ModelShape, kept: _Kept, element: int, key_chunks: int) -> PerToken:
+    """Bytes in a GPU's backward of attention, with the kernel's workspace (bench/results/gpu.json).
+
+    Of queries: the gradient that comes in, this block's and the sum so far. Of keys: this block's.
+    Workspace: the queries' gradient in fp32, and where heads share keys, the keys' for every head.
+    """
+    query, key_value = model.query_width, model.key_value_width
+    of_queries = (2 * element + 2 * _FLOAT32) * query
+    of_keys = 2 * element * key_value
+    if key_value < query:
+        of_keys += 2 * element * query
+    width = of_queries + key_chunks * of_keys + element * model.hidden_size
+    return PerToken(kept.total - kept.mlp + width, kept.per_rank)
 
 
 def _final_norm(model: ModelShape, element: int) -> int:

@@ -22,6 +22,10 @@ from services.planner.time_terms import FORWARD_OPERATIONS, TimeTerms
 _ATTENTION_BACKWARD = 2.5
 # Thin products were measured at this rank; below it they take as long, being bound by memory.
 _THIN_RANK = 16
+_EXPOSED_PAGES = 2
+# What a GPU's backward reads and writes for a query's channel before and after its products: 38 and
+# 31 microseconds for 8 192 queries of 1 536 channels on an H100.
+_PREPARED_BYTES = 16
 _FLOAT32 = 4
 
 FORMULAS: Mapping[str, str] = {
@@ -33,6 +37,7 @@ FORMULAS: Mapping[str, str] = {
     "transfer": "host-transfer",
     "disk": "disk-transfer",
     "optimizer": "optimizer-traffic",
+    "launch": "launches",
 }
 
 
@@ -61,9 +66,11 @@ def step_cost(
     cost = _Cost(model, tier, chosen, terms, streaming, chunk_tokens, tile_rows)
     compute = cost.compute()
     to_host, disk = cost.transfer_seconds(), cost.disk_seconds()
-    busy = sum(compute.values())
+    kernels = sum(compute.values())
+    busy = maximum(kernels, cost.launch_seconds())
+    compute = compute | {"launch": busy - kernels}
     if streaming:
-        copied = maximum(busy, to_host)
+        copied = maximum(busy + cost.exposed_seconds(), to_host)
         seconds = maximum(copied, disk)
         exposed = {"transfer": copied - busy, "disk": seconds - copied}
     else:
@@ -124,14 +131,34 @@ class _Cost:
             "optimizer": self._optimizer() / terms.rates.memory_bandwidth,
         }
 
+    def launch_seconds(self) -> Number:
+        """What Python takes to ask a GPU for all passes of all chunks; kernels run beside it."""
+        passes = self._forward_tokens + self._backward_tokens
+        return ceiling_divide(passes, self._rows) * self._terms.launch_seconds
+
     def transfer_seconds(self) -> Number:
         """Copies between host and device; the two directions run side by side when streaming."""
         rates = self._terms.rates
         if not self._streaming:
             moved = where(self._chosen.inputs_on_host, self._layer_inputs(), 0)
             return _over(moved, rates.device_to_host) + _over(moved, rates.host_to_device)
-        out, back = self._streamed()
+        paged, keys = self._paged(), self._streamed_keys()
+        back = paged[1] + keys[1] + self._streamed_weights()
+        return self._both_ways(paged[0] + keys[0], back)
+
+    def _both_ways(self, out: Number, back: Number) -> Number:
+        """Seconds of bytes from the device and to it, side by side."""
+        rates = self._terms.rates
         return maximum(_over(out, rates.device_to_host), _over(back, rates.host_to_device))
+
+    def exposed_seconds(self) -> Number:
+        """Copies of the streaming executor's pages that nothing hides.
+
+        A layer's first and last page have no chunk beside them: 27 % of the copies with 8 chunks
+        to a layer (bench/results/gpu.json).
+        """
+        share = minimum(1, _EXPOSED_PAGES / ceiling_divide(self._tier.tokens, self._chunk))
+        return share * self._both_ways(*self._paged())
 
     def disk_seconds(self) -> Number:
         """Page files, written in forward and read in backward; one direction at a time."""
@@ -243,7 +270,35 @@ class _Cost:
         for width, traffic in self._terms.elementwise_traffic.items():
             size = self._rows * width * self._model.element
             seconds_per_token = seconds_per_token + traffic / self._elementwise_rate(size)
-        return (self._forward_tokens + 2 * self._backward_tokens) * seconds_per_token
+        own = (self._forward_tokens + 2 * self._backward_tokens) * seconds_per_token
+        return own + self._streaming * self._merges()
+
+    def _merges(self) -> Number:
+        """Blocks of attention put together in fp32: what a chunk's queries, keys and values gain.
+
+        Forward, a block's output is read and the running one scaled and added to; with all keys on
+        the device there are two blocks, else one for every earlier chunk. Backward, a block's
+        gradients are added to the queries' and the keys' so far; of blocks shorter than the
+        measured ones there are more, and each prepares its queries.
+        """
+        model, chosen, rows = self._model, self._chosen, self._rows
+        scaled, added = 4 * _FLOAT32 + model.element, 2 * _FLOAT32 + model.element
+        forwards = where(chosen.selective, 1, self._forwards)
+        in_middle = (self._tier.tokens / rows - 1) / 2
+        traffic: Number = 0
+        for layers, earlier in (
+            (model.layers - model.windowed_layers, in_middle),
+            (model.windowed_layers, minimum(model.window / rows, in_middle)),
+        ):
+            blocks = where(chosen.keys_on_device, minimum(1, earlier), earlier) + 1
+            measured = earlier / self._terms.key_chunks
+            more = where(chosen.keys_on_device, 0, earlier - measured)
+            queries = forwards * blocks * scaled + (measured + 1) * added
+            queries = model.query * (queries + more * (added + _PREPARED_BYTES))
+            keys = 2 * model.key_value * added * (earlier + 1)
+            traffic = traffic + layers * (queries + keys)
+        rate = self._elementwise_rate(rows * model.query * _FLOAT32)
+        return self._tier.tokens * traffic / rate
 
     def _elementwise_rate(self, tensor_bytes: Number) -> Number:
         kept_below = CHUNK_BLOCK_BYTES if self._streaming else LARGE_BLOCK_BYTES
@@ -297,8 +352,8 @@ class _Cost:
         width = where(chosen.selective, output_width(model), 0) + keys
         return self._others * self._tier.tokens * width
 
-    def _streamed(self) -> tuple[Number, Number]:
-        """Bytes from the device and to it: stores, hidden states, keys, weights."""
+    def _paged(self) -> tuple[Number, Number]:
+        """Bytes from the device and to it: stores and hidden states."""
         model, chosen, tokens = self._model, self._chosen, self._tier.tokens
         one_layer = tokens * model.layer.boundary
         inputs = where(chosen.inputs_on_device, 0, self._layer_inputs())
@@ -312,16 +367,8 @@ class _Cost:
         # and has no gradient to write, the last reads twice, for its keys too.
         hidden = where(chosen.gradients_on_device, 0, 2 * self._others * one_layer)
         keys_input = where(chosen.gradients_on_device, 0, one_layer)
-        keys_out, keys_back = self._streamed_keys()
-        return (
-            inputs + between + outputs + hidden + keys_out,
-            self._input_reads() * (inputs + between)
-            + (1 + self._made_again) * outputs
-            + hidden
-            + keys_input
-            + keys_back
-            + self._streamed_weights(),
-        )
+        back = self._input_reads() * (inputs + between) + (1 + self._made_again) * outputs
+        return inputs + between + outputs + hidden, back + hidden + keys_input
 
     def _streamed_keys(self) -> tuple[Number, Number]:
         """Each chunk reads all keys before it, and adds to their gradients in backward."""

@@ -14,7 +14,7 @@ from services.planner.calibration import UNCALIBRATED, Correction
 from services.planner.cost import StepCost, step_cost
 from services.planner.grids import Grid, Group
 from services.planner.ladder import Tier
-from services.planner.machine import Machine
+from services.planner.machine import DeviceKind, Machine
 from services.planner.memory import (
     MemoryPhases,
     RunMemory,
@@ -175,7 +175,10 @@ class Evaluation:
         """Whether a chunk's length changes its time per token: by caches, or by what calls cost."""
         _, time = self.terms(chosen)
         differs = (
-            time.elementwise.depends_on_size or time.forward_overhead > 0 or time.blocks is not None
+            time.elementwise.depends_on_size
+            or time.forward_overhead > 0
+            or time.blocks is not None
+            or time.launch_seconds > 0
         )
         return chosen.streaming and differs
 
@@ -187,9 +190,12 @@ class Evaluation:
         """Terms of the model under the executor, dtype and heads of a set."""
         key = (chosen.executor, chosen.dtype, chosen.attention_kernel, chosen.key_value_heads)
         if key not in self._terms:
+            on_cuda = self._machine.device_kind is DeviceKind.CUDA
             self._terms[key] = (
-                model_terms(self._model, chosen, self._adapters),
-                time_terms(self._model, chosen, self._adapters, self._machine.rates),
+                model_terms(self._model, chosen, self._adapters, on_cuda=on_cuda),
+                time_terms(
+                    self._model, chosen, self._adapters, self._machine.rates, on_cuda=on_cuda
+                ),
             )
         return self._terms[key]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from services.planner.attention_kernels import best_kernel
 from services.planner.machine import ComputeDtype, Machine
 from services.planner.models import ModelShape
 from services.planner.options import (
@@ -24,7 +25,6 @@ from services.planner.options import (
     OptimizationSet,
     Place,
     Policy,
-    best_kernel,
     hidden_states_place,
     kept_keys_place,
 )
@@ -102,7 +102,7 @@ def choice(
     machine: Machine, model: ModelShape, *, resident: bool, streaming: bool, exact_too: bool
 ) -> Choice | None:
     """The choice on this machine; None without a fused attention kernel, any rate or executor."""
-    kernel = best_kernel(machine)
+    kernel = best_kernel(machine.attention_kernels, model.head_size)
     dtypes = tuple(dtype for dtype in machine.dtypes if machine.rates.of(dtype.element_bytes))
     if kernel is None or not dtypes or not (resident or streaming):
         return None

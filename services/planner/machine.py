@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from services.planner.attention_kernels import card_kernels
 from services.planner.gpus import GpuCard, gpu_cards
 from services.planner.rates import Rates, single_rates
 from services.planner.tables import table
@@ -14,13 +15,6 @@ DISK_NOTE = (
     "the disk's rates are table figures for a consumer NVMe drive; `elite profile --stress` "
     "measures them"
 )
-# Kernels that never hold an S x S matrix, best first, and whether they share keys and values
-# between query heads; the others get them repeated to every query head.
-FUSED_KERNELS = {
-    "sdpa_flash": True,
-    "sdpa_cudnn": True,
-    "sdpa_efficient": False,
-}
 
 
 class DeviceKind(Enum):
@@ -48,7 +42,8 @@ class Machine:
     """One device with its host. `gpu_safe_bytes` is for tensors: the runtime is taken off.
 
     Where `shared_memory` is true the device's memory is the host's, and both safe figures describe
-    the one pool. `disk_free_bytes` is 0 when the disk is not known.
+    the one pool. `disk_free_bytes` is 0 when the disk is not known. attention_kernels: the fused
+    ones that work, the fastest first.
     """
 
     device_name: str
@@ -109,19 +104,13 @@ def card_rates(card: GpuCard, disk: tuple[float, float] = (0.0, 0.0)) -> Rates:
         disk_read=disk[0] or table_read,
         disk_write=disk[1] or table_write,
         spread=(card.lowest_share, card.highest_share),
+        launch_seconds=table("host")["operation_launch_microseconds"] * 1e-6,
     )
 
 
 def card_dtypes(capability: tuple[int, int]) -> tuple[ComputeDtype, ...]:
     """16-bit dtype of a CUDA device: bfloat16 from compute capability 8.0, else float16."""
     return (ComputeDtype.BFLOAT16 if capability >= (8, 0) else ComputeDtype.FLOAT16,)
-
-
-def card_kernels(capability: tuple[int, int]) -> tuple[str, ...]:
-    """Attention kernels of a CUDA device that was not probed: flash from capability 8.0."""
-    if capability >= (8, 0):
-        return ("sdpa_flash", "sdpa_efficient")
-    return ("sdpa_efficient",)
 
 
 def card_notes(card: GpuCard) -> tuple[str, ...]:

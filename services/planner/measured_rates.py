@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from elite.profiler.v1 import profiler_pb2
 from services.planner.rates import (
+    AttentionRates,
     DtypeRates,
     ElementwiseRates,
     Point,
@@ -41,17 +42,12 @@ def measured_rates(measured: profiler_pb2.DeviceMeasurements, disk: profiler_pb2
         device_to_host=measured.device_to_host_pinned_bytes_per_second,
         disk_read=disk.read_bytes_per_second,
         disk_write=disk.write_bytes_per_second,
+        launch_seconds=measured.operation_launch_seconds,
     )
 
 
 def _of_dtype(measured: profiler_pb2.DeviceMeasurements, element: int, matmul: float) -> DtypeRates:
     bandwidth = measured.memory_bandwidth_bytes_per_second
-    forward, backward = _attention(measured.attention_rates, element)
-    block_forward, block_backward = _attention(measured.block_attention_rates, element)
-    if not forward:  # both directions in one figure; fp32 on CPUs is as fast, inside it is fp32
-        points = [(float(r.sequence_tokens), r.flops_per_second) for r in measured.attention_rates]
-        curve = RateCurve.of(dict(points).items())
-        forward = backward = {128: curve}
     wide, heads, thin, overhead = _products(measured, element)
     plain = single_rates(matmul, [(1.0, matmul)], bandwidth)
     return DtypeRates(
@@ -59,12 +55,35 @@ def _of_dtype(measured: profiler_pb2.DeviceMeasurements, element: int, matmul: f
         head=_harmonic_mean(heads) if heads else plain.head,
         thin=_harmonic_mean(thin) if thin else plain.thin,
         operation_overhead_seconds=overhead,
-        attention_forward=forward,
-        attention_backward=backward,
+        attention_rates=_attention_rates(measured, element),
         elementwise=_elementwise(measured, element) or plain.elementwise,
-        block_forward=block_forward,
-        block_backward=block_backward,
     )
+
+
+def _attention_rates(
+    measured: profiler_pb2.DeviceMeasurements, element: int
+) -> Mapping[str, AttentionRates]:
+    """By kernel that was timed in this dtype; one without a name where none was.
+
+    Where both directions were timed as one, that figure stands for both: fp32 on CPUs is as fast as
+    16 bits, inside it is fp32.
+    """
+    causal, blocks = measured.attention_rates, measured.block_attention_rates
+    found: dict[str, AttentionRates] = {}
+    for kernel in dict.fromkeys(rate.kernel for rate in (*causal, *blocks)):
+        of_kernel = [[r for r in rates if r.kernel == kernel] for rates in (causal, blocks)]
+        whole, in_blocks = (_attention(rates, element) for rates in of_kernel)
+        if whole[0] or in_blocks[0]:
+            found[kernel] = AttentionRates(*(whole if whole[0] else _as_one(causal)), *in_blocks)
+    return found or {"": AttentionRates(*_as_one(causal))}
+
+
+def _as_one(
+    rates: Iterable[profiler_pb2.AttentionRate],
+) -> tuple[dict[int, RateCurve], dict[int, RateCurve]]:
+    points = {float(rate.sequence_tokens): rate.flops_per_second for rate in rates}
+    curve = {128: RateCurve.of(points.items())}
+    return curve, curve
 
 
 def _attention(

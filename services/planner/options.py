@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
-from services.planner.machine import FUSED_KERNELS, ComputeDtype, DeviceKind, Machine
+from services.planner.attention_kernels import FUSED_KERNELS
+from services.planner.machine import ComputeDtype, DeviceKind, Machine
 from services.planner.models import ModelShape
 
 MIXED_PRECISION = "mixed-precision"
@@ -136,12 +137,13 @@ class OptimizationSet:
     def ids(self, model: ModelShape) -> tuple[str, ...]:
         """Ids of the optimisations that are on for this model."""
         heads = self.key_value_heads or model.key_value_head_count
-        shares_keys = FUSED_KERNELS[self.attention_kernel] or self.streaming
+        is_flash = FUSED_KERNELS[self.attention_kernel].shares_keys
         switched_on = {
             QLORA: self.base_precision is BasePrecision.NF4,
             MIXED_PRECISION: self.dtype is not ComputeDtype.FLOAT32,
-            FLASH_ATTENTION: self.attention_kernel == "sdpa_flash",
-            GROUPED_QUERY_ATTENTION: heads < model.query_head_count and shares_keys,
+            FLASH_ATTENTION: is_flash,
+            GROUPED_QUERY_ATTENTION: heads < model.query_head_count
+            and (is_flash or self.streaming),
             GROUPED_QUERY_CONVERSION: self.key_value_heads > 0,
             STREAMING: self.streaming,
             WEIGHT_STREAMING: self.weights is Place.HOST,
@@ -232,11 +234,6 @@ def _beyond(chosen: OptimizationSet, machine: Machine) -> tuple[tuple[str, bool,
          f"{lossy[0] if lossy else QLORA} needs bitsandbytes, which the profile does not list",
          "install it and profile again"),
     )  # fmt: skip
-
-
-def best_kernel(machine: Machine) -> str | None:
-    """The best fused attention kernel that works on this machine."""
-    return next((name for name in FUSED_KERNELS if name in machine.attention_kernels), None)
 
 
 def on_card(machine: Machine) -> bool:

@@ -16,14 +16,13 @@ from services.common.errors import (
     invalid_field,
     invalid_fields,
 )
+from services.planner.attention_kernels import FLASH, card_kernels, in_order
 from services.planner.gpus import GpuCard, card_named
 from services.planner.machine import (
-    FUSED_KERNELS,
     ComputeDtype,
     DeviceKind,
     Machine,
     card_dtypes,
-    card_kernels,
     card_notes,
     card_rates,
     process_overhead_bytes,
@@ -92,7 +91,7 @@ def _machine(profile: profiler_pb2.NodeProfile, index: int) -> Machine:
     else:
         overhead = process_overhead_bytes(kind)
         notes.append(process_overhead_note(overhead))
-    kernels = _working_kernels(software, kind, capability, notes)
+    kernels = _working_kernels(software, kind, capability, measured.rates, notes)
     return Machine(
         device_name=device.name,
         device_kind=kind,
@@ -180,15 +179,20 @@ def _working_kernels(
     software: profiler_pb2.Software,
     kind: DeviceKind,
     capability: tuple[int, int],
+    rates: Rates,
     notes: list[str],
 ) -> tuple[str, ...]:
+    """The fastest first: as they were timed, else as is usual for such a card."""
+    usual = (FLASH,) if kind is DeviceKind.CPU else card_kernels(capability)
     if software.attention_kernels:
-        return tuple(
+        working = [
             kernel.name
             for kernel in software.attention_kernels
-            if kernel.status == profiler_pb2.KERNEL_STATUS_WORKS and kernel.name in FUSED_KERNELS
-        )
-    assumed = ("sdpa_flash",) if kind is DeviceKind.CPU else card_kernels(capability)
+            if kernel.status == profiler_pb2.KERNEL_STATUS_WORKS
+        ]
+        of_dtype = rates.of(2) or rates.of(4)
+        return in_order(working, (of_dtype.kernels if of_dtype else []) or usual)
+    assumed = usual
     notes.append(
         f"attention kernels have not been probed on this machine: {assumed[0]} is assumed to work"
     )

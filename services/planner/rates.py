@@ -89,35 +89,64 @@ class ElementwiseRates:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionRates:
+    """FLOP/s of attention by head size, then by tokens.
+
+    forward, backward: causal. block_*: of a chunk of queries over earlier keys, every pair; empty
+    where they were not measured.
+    """
+
+    forward: Mapping[int, RateCurve]
+    backward: Mapping[int, RateCurve]
+    block_forward: Mapping[int, RateCurve] = field(default_factory=dict)
+    block_backward: Mapping[int, RateCurve] = field(default_factory=dict)
+
+    @property
+    def best(self) -> float:
+        """The highest causal rate, either way."""
+        return max(curve.best for curve in (*self.forward.values(), *self.backward.values()))
+
+
+@dataclass(frozen=True, slots=True)
 class DtypeRates:
     """FLOP/s and bytes/s of one dtype.
 
     matmul: by the width of the weights (harmonic mean of inputs and outputs). head: a product with
     the vocabulary. thin: products with an adapter's matrices at rank 16.
-    operation_overhead_seconds: of every operation, besides; 0 where it hides. attention_*: causal,
-    by head size, then by tokens. elementwise: of a product of two tensors, element by element.
-    block_*: of queries over as many keys, every pair; empty where they were not measured.
+    operation_overhead_seconds: of every operation, besides; 0 where it hides. elementwise: of a
+    product of two tensors, element by element. attention_rates: by kernel, where they were timed by
+    kernel; else one entry, without a name.
     """
 
     matmul: RateCurve
     head: float
     thin: float
     operation_overhead_seconds: float
-    attention_forward: Mapping[int, RateCurve]
-    attention_backward: Mapping[int, RateCurve]
+    attention_rates: Mapping[str, AttentionRates]
     elementwise: ElementwiseRates
-    block_forward: Mapping[int, RateCurve] = field(default_factory=dict)
-    block_backward: Mapping[int, RateCurve] = field(default_factory=dict)
 
-    def attention(self, head_size: int) -> tuple[RateCurve, RateCurve]:
-        """Forward and backward curves of the nearest measured head size."""
-        return _nearest(self.attention_forward, self.attention_backward, head_size)
+    def attention(self, head_size: int, kernel: str = "") -> tuple[RateCurve, RateCurve]:
+        """A kernel's forward and backward curves of the nearest measured head size."""
+        found = self._of(kernel)
+        return _nearest(found.forward, found.backward, head_size)
 
-    def blocks(self, head_size: int) -> tuple[RateCurve, RateCurve] | None:
+    def blocks(self, head_size: int, kernel: str = "") -> tuple[RateCurve, RateCurve] | None:
         """The same for blocks."""
-        if not self.block_forward:
+        found = self._of(kernel)
+        if not found.block_forward:
             return None
-        return _nearest(self.block_forward, self.block_backward, head_size)
+        return _nearest(found.block_forward, found.block_backward, head_size)
+
+    @property
+    def kernels(self) -> list[str]:
+        """Those that were timed by name, the fastest first."""
+        timed = {name: found.best for name, found in self.attention_rates.items() if name}
+        return sorted(timed, key=lambda name: -timed[name])
+
+    def _of(self, kernel: str) -> AttentionRates:
+        """The kernel's; of one that was not timed, the first there are."""
+        found = self.attention_rates.get(kernel)
+        return found or next(iter(self.attention_rates.values()))
 
 
 def _nearest(
@@ -132,7 +161,7 @@ class Rates:
     """All rates of a machine; bytes/s of copies, 0 for a disk that was not measured.
 
     spread: lowest and highest share of the expected rates that were seen; (1, 1) when rates were
-    measured by shape.
+    measured by shape. launch_seconds: what Python takes to ask a GPU for one operation; 0 on a CPU.
     """
 
     by_element_bytes: Mapping[int, DtypeRates]
@@ -142,6 +171,7 @@ class Rates:
     disk_read: float = 0.0
     disk_write: float = 0.0
     spread: tuple[float, float] = (1.0, 1.0)
+    launch_seconds: float = 0.0
 
     def of(self, element_bytes: int) -> DtypeRates | None:
         """Rates of a dtype; None when this machine has none."""
@@ -161,7 +191,6 @@ def single_rates(
         head=matmul,
         thin=thin or min(matmul, 16 * bandwidth),
         operation_overhead_seconds=0.0,
-        attention_forward={128: curve},
-        attention_backward={128: curve},
+        attention_rates={"": AttentionRates({128: curve}, {128: curve})},
         elementwise=ElementwiseRates.single(bandwidth),
     )

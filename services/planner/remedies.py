@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from services.planner.attention_kernels import FUSED_KERNELS, card_kernels
 from services.planner.gpus import GpuCard, gpu_cards
 from services.planner.ladder import Tier
-from services.planner.machine import FUSED_KERNELS, Machine, card_kernels, card_rates
+from services.planner.machine import Machine, card_rates
 from services.planner.models import ModelShape
 from services.planner.rates import Rates
 
@@ -90,9 +91,9 @@ def smallest_card(safe_bytes: float, machine: Machine, is_timed: bool = False) -
 
 
 def _has_kernel_of(card: GpuCard, machine: Machine) -> bool:
-    shares_keys = any(FUSED_KERNELS.get(name, False) for name in machine.attention_kernels)
-    of_card = card_kernels(card.compute_capability)
-    return not shares_keys or any(FUSED_KERNELS[name] for name in of_card)
+    of_both = machine.attention_kernels, card_kernels(card.compute_capability)
+    ours, theirs = (any(FUSED_KERNELS[name].shares_keys for name in names) for names in of_both)
+    return theirs or not ours
 
 
 def _is_as_fast(card: GpuCard, machine: Machine) -> bool:
@@ -105,8 +106,8 @@ def _rates(rates: Rates) -> list[float]:
     of_dtype = rates.of(2) or rates.of(4)
     found = [rates.memory_bandwidth, rates.host_to_device, rates.device_to_host]
     if of_dtype is not None:
-        curves = [*of_dtype.attention_forward.values(), *of_dtype.attention_backward.values()]
-        found += [of_dtype.matmul.best, max(curve.best for curve in curves)]
+        attention = max(rates.best for rates in of_dtype.attention_rates.values())
+        found += [of_dtype.matmul.best, attention]
     return found
 
 

@@ -38,7 +38,7 @@ from services.planner.streaming_memory import (
 
 # A long ladder is judged in parts that a processor's cache can hold.
 _TIERS_AT_ONCE = 64
-# A chunk that saves less than this share of the step leaves the memory to others.
+# A chunk that saves less than this share of the step leaves the memory to others, and a disk.
 _WORTHWHILE = 0.01
 # A chunk takes up to half of the device, and pages of its length up to a fifth of the host.
 _REACH_ON_DEVICE = 1.5
@@ -126,7 +126,7 @@ class Search:
             return Result(None, verdicts, self.budget)
         # A user's tier may have a higher number than one with a longer context.
         longest = max(eligible, key=lambda verdict: verdict.tier.context_tokens)
-        best = self._with_best_chunk(longest)
+        best = self._with_best_chunk(self._with_best_set(longest))
         verdicts = tuple(best if verdict is longest else verdict for verdict in verdicts)
         return Result(best.candidate, verdicts, self.budget)
 
@@ -152,7 +152,7 @@ class Search:
         missing = self._missing(found, ladder, grid.on_disk)
         forbidden = self._forbidden(grid)
         fits = _nothing(missing) & ~forbidden.any(axis=0)
-        seconds = np.where(fits, found.seconds, np.inf)
+        seconds = np.where(fits, _wearing(found.seconds, grid), np.inf)
         best = seconds.argmin(axis=1)
         verdicts = [
             self._fitting(tier, found.totals(row, best[row]))
@@ -196,7 +196,7 @@ class Search:
         found = self.evaluation.with_chunks(possible, grid, lengths)
         rows = [tier for tier in possible for _ in lengths]
         fits = _nothing(self._missing(found, rows, grid.on_disk))
-        seconds = np.where(fits, found.seconds, np.inf)
+        seconds = np.where(fits, _wearing(found.seconds, grid), np.inf)
         verdicts = {}
         for number, tier in enumerate(possible):
             own = seconds[number * len(lengths) : (number + 1) * len(lengths)]
@@ -232,6 +232,34 @@ class Search:
             )
         verdict = replace(verdict, itemise=lambda: candidate)
         return verdict if is_given else self._with_best_chunk(verdict)
+
+    def _with_best_set(self, verdict: Verdict) -> Verdict:
+        """The verdict with a set that is among the fastest, each under its own best chunk.
+
+        Sets were compared under the chunks that the budget suggests, which are longer where keys
+        stream. Of sets that take the same time one with the keys on the device is taken, and first
+        of all the verdict's. None is lossier than that, or wears a disk where that does not.
+        """
+        grid, chosen = self._grid(resident=False), verdict.totals and verdict.totals.chosen
+        if not grid or not chosen or not self.evaluation.rates_depend_on_chunk(grid.sets[0]):
+            return verdict
+        permitted = grid.streams & ~self._forbidden(grid).any(axis=0)
+        permitted &= [set(one.lossy_ids) <= set(chosen.lossy_ids) for one in grid.sets]
+        permitted &= ~grid.on_disk | (Place.DISK in chosen.places)
+        here = np.array([one.key_values is Place.DEVICE for one in grid.sets])
+        found = [self._fastest_of(verdict.tier, grid, permitted & flags) for flags in (here, ~here)]
+        order = [found[0], verdict, found[1]]
+        if chosen.key_values is Place.DEVICE:
+            order = [verdict, *found]
+        taken = {one: one.totals.seconds for one in order if one and one.totals}
+        limit = min(taken.values()) / (1 - _WORTHWHILE)
+        return next(one for one, seconds in taken.items() if seconds <= limit)
+
+    def _fastest_of(self, tier: Tier, grid: Grid, wanted: Any) -> Verdict | None:
+        """The fastest of some streaming sets that fits, under any chunk."""
+        if not wanted.any():
+            return None
+        return self._with_other_chunks([tier], grid.only(wanted)).get(tier.tier)
 
     def _with_best_chunk(self, verdict: Verdict) -> Verdict:
         """The verdict with a chunk that is among the fastest that fit, where lengths differ.
@@ -373,6 +401,11 @@ class Search:
             Resource.DISK: budget.disk_bytes or _USUAL_DISK_BYTES,
             Resource.TIME: self._constraints.longest_step_seconds(tier),
         }
+
+
+def _wearing(seconds: Any, grid: Grid) -> Any:
+    """Seconds to compare sets by: what a disk saves has to be worth its wear."""
+    return seconds * (1 + _WORTHWHILE * grid.on_disk)
 
 
 def _nothing(missing: Mapping[Resource, Any]) -> Any:

@@ -15,13 +15,13 @@ from elite.planner.v1 import planner_pb2 as pb
 from elite.planner.v1 import planner_pb2_grpc
 from services.common.server import ServiceDefinition
 from services.planner import requests, responses
+from services.planner.attention_kernels import best_kernel
 from services.planner.calibration import Calibration, is_used, key_of
 from services.planner.gpus import gpu_cards
 from services.planner.ladder import Tier, load_ladder
 from services.planner.machine import Machine
 from services.planner.metrics import PlannerMetrics
 from services.planner.models import ModelShape, catalogue
-from services.planner.options import best_kernel
 from services.planner.outcomes import OutcomeStore
 from services.planner.planning import Question, answer_estimate, answer_plan, answer_what_if
 from services.planner.set_requests import read_chosen
@@ -77,7 +77,7 @@ class PlannerServicer(planner_pb2_grpc.PlannerServiceServicer):
         schedule = None
         if request.HasField("schedule"):
             schedule = requests.read_schedule(request.schedule, self._ladder)
-        kernel = best_kernel(machine) or ""
+        kernel = best_kernel(machine.attention_kernels, model.head_size) or ""
         return Question(
             ladder=self._ladder,
             model=model,

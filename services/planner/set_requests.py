@@ -5,8 +5,9 @@ from __future__ import annotations
 from elite.planner.v1 import planner_pb2 as pb
 from services.common.errors import ErrorReason, ServiceError, invalid_field
 from services.planner import options as o
+from services.planner.attention_kernels import FUSED_KERNELS, kernels_for
 from services.planner.catalogue import optimizations
-from services.planner.machine import FUSED_KERNELS, ComputeDtype, Machine
+from services.planner.machine import ComputeDtype, Machine
 from services.planner.memory import Sizing
 from services.planner.models import ModelShape
 from services.planner.options import BasePrecision, Codec, Executor, OptimizationSet, Place, Policy
@@ -78,7 +79,7 @@ def read_execution(
         if execution.base_precision == pb.BASE_PRECISION_NF4
         else BasePrecision.FULL,
         dtype=_DTYPES[execution.compute_dtype],
-        attention_kernel=_checked_kernel(execution.attention_kernel, machine),
+        attention_kernel=_checked_kernel(execution.attention_kernel, model, machine),
         executor=Executor.STREAMING
         if execution.executor == pb.EXECUTOR_STREAMING
         else Executor.RESIDENT,
@@ -129,7 +130,7 @@ def _from_ids(on: frozenset[str], model: ModelShape, machine: Machine) -> Optimi
     return OptimizationSet(
         base_precision=BasePrecision.NF4 if o.QLORA in on else BasePrecision.FULL,
         dtype=sixteen_bit,
-        attention_kernel=_kernel(o.FLASH_ATTENTION in on, machine),
+        attention_kernel=_kernel(o.FLASH_ATTENTION in on, model, machine),
         executor=Executor.STREAMING if o.STREAMING in on else Executor.RESIDENT,
         policy=Policy.SELECTIVE if selective else policy,
         layer_inputs=inputs,
@@ -167,10 +168,11 @@ def _checked_heads(heads: int, model: ModelShape) -> int:
     return heads if heads != model.key_value_head_count else 0
 
 
-def _checked_kernel(name: str, machine: Machine) -> str:
-    working = [kernel for kernel in FUSED_KERNELS if kernel in machine.attention_kernels]
+def _checked_kernel(name: str, model: ModelShape, machine: Machine) -> str:
+    working = kernels_for(machine.attention_kernels, model.head_size)
     if name not in working:
-        problem = f"is {name!r}, which does not work on {machine.device_name}"
+        heads = f"for heads of {model.head_size} on {machine.device_name}"
+        problem = f"is {name!r}, which does not work {heads}"
         fix = f"one of {', '.join(working) or 'none: run `elite profile --stress`'}"
         raise invalid_field("execution.attention_kernel", problem, fix)
     return name
@@ -187,10 +189,10 @@ def _check_id(field: str, name: str, *, exact_only: bool) -> None:
         raise invalid_field(field, problem, "drop one of them")
 
 
-def _kernel(flash: bool, machine: Machine) -> str:
-    """Flash if it was asked for, else the best other fused kernel that works."""
-    working = [name for name in FUSED_KERNELS if name in machine.attention_kernels]
-    wanted = [name for name in working if (name == "sdpa_flash") == flash]
+def _kernel(flash: bool, model: ModelShape, machine: Machine) -> str:
+    """The fastest flash kernel if that was asked for, else the other fused one."""
+    working = kernels_for(machine.attention_kernels, model.head_size)
+    wanted = [name for name in working if FUSED_KERNELS[name].shares_keys == flash]
     if wanted:
         return wanted[0]
     raise _no_kernel(flash, machine)

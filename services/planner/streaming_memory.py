@@ -38,9 +38,9 @@ SMALLEST_CHUNK = 256
 # The chunk's share of the budget beside the weights; the rest is for what grows with the window.
 _CHUNK_SHARE = 1 / 8
 _CHUNK_SHARE_FOR_STREAMED_KEYS = 1 / 2
-# Beyond these a longer chunk buys no time: products have reached their full rate, and on a CPU what
-# a layer works on leaves the caches (bench.speed --chunk).
-LARGEST_CHUNK = 8192
+# Beyond these a longer chunk buys no time: products and attention have reached their full rate, and
+# on a CPU what a layer works on leaves the caches (bench.speed --chunk).
+LARGEST_CHUNK = 16384
 LARGEST_CHUNK_ON_CPU = 1024
 # Keys that stream from the host are read once a chunk: longer chunks hide it.
 LARGEST_CHUNK_FOR_STREAMED_KEYS = 32768

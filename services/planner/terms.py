@@ -16,8 +16,8 @@ from services.planner.activations import LayerActivations, layer_activations
 from services.planner.adapters import Adapters
 from services.planner.architectures import Norm
 from services.planner.arithmetic import Number
+from services.planner.attention_kernels import FUSED_KERNELS, key_chunks
 from services.planner.ladder import Tier
-from services.planner.machine import FUSED_KERNELS
 from services.planner.models import ModelShape
 from services.planner.options import BasePrecision, Codec, OptimizationSet, Place, Policy
 from services.planner.tracing import Traced
@@ -93,15 +93,18 @@ class SetTerms:
     weights_on_device: Number
 
 
-def model_terms(model: ModelShape, chosen: OptimizationSet, adapters: Adapters) -> ModelTerms:
+def model_terms(
+    model: ModelShape, chosen: OptimizationSet, adapters: Adapters, *, on_cuda: bool = False
+) -> ModelTerms:
     """The terms of a model under the dtype, kernel and heads of a set."""
     converted = model.with_key_value_heads(chosen.key_value_heads)
     element = chosen.dtype.element_bytes
     architecture = converted.architecture
-    repeats = not chosen.streaming and not FUSED_KERNELS[chosen.attention_kernel]
+    repeats = not chosen.streaming and not FUSED_KERNELS[chosen.attention_kernel].shares_keys
     layer = layer_activations(
-        converted, element, adapters, repeats_keys=repeats, streaming=chosen.streaming
-    )
+        converted, element, adapters, repeats_keys=repeats, streaming=chosen.streaming,
+        key_chunks=key_chunks(chosen.attention_kernel, on_cuda=True) if on_cuda else 0,
+    )  # fmt: skip
     linears = [linear for linear in converted.linears if adapters.targets(linear.name)]
     rotary_element = 4 if architecture.rotary_float32 else element
     # A layer of a chunk is called with the tables of its own kind only.

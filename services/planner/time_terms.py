@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from services.planner.adapters import Adapters
 from services.planner.architectures import Mlp, Norm
 from services.planner.arithmetic import Number
+from services.planner.attention_kernels import key_chunks
 from services.planner.models import Linear, ModelShape
 from services.planner.options import OptimizationSet
 from services.planner.rates import DtypeRates, ElementwiseRates, RateCurve, Rates
 
+# Operations of torch for every one that moves data: views above all, stores, attention. Counted in
+# steps of four families (tests/integration/planner/test_launches.py).
+_LAUNCHED = 4
 # Multiply-adds count twice.
 FORWARD_OPERATIONS = 2
 
@@ -37,16 +41,25 @@ class TimeTerms:
     forward_overhead: Number
     backward_overhead: Number
     elementwise_overhead: Number
+    # What Python takes to ask for a chunk's pass through a layer, forward or backward.
+    launch_seconds: Number
     # Causal, and of blocks where the machine has rates of those.
     attention_forward: RateCurve
     attention_backward: RateCurve
     blocks: tuple[RateCurve, RateCurve] | None
+    # Chunks of keys that one block of backward has.
+    key_chunks: int
     elementwise: ElementwiseRates
     rates: Rates
 
 
 def time_terms(
-    model: ModelShape, chosen: OptimizationSet, adapters: Adapters, rates: Rates
+    model: ModelShape,
+    chosen: OptimizationSet,
+    adapters: Adapters,
+    rates: Rates,
+    *,
+    on_cuda: bool = False,
 ) -> TimeTerms:
     """The terms of a model under the dtype and heads of a set.
 
@@ -60,7 +73,7 @@ def time_terms(
     attention = [
         linear for row, linear in rows if row.outputs in ("query", "key_value", "query_key_value")
     ]
-    forward, backward = of_dtype.attention(converted.head_size)
+    forward, backward = of_dtype.attention(converted.head_size, chosen.attention_kernel)
     products = len(converted.linears)
     adapted = sum(adapters.targets(linear.name) for linear in converted.linears)
     traffic, operations = _forward_elementwise(
@@ -77,9 +90,11 @@ def time_terms(
         forward_overhead=(products + 2 * adapted) * overhead,
         backward_overhead=(products + 4 * adapted) * overhead,
         elementwise_overhead=operations * overhead,
+        launch_seconds=_LAUNCHED * (products + 2 * adapted + operations) * rates.launch_seconds,
         attention_forward=forward,
         attention_backward=backward,
-        blocks=of_dtype.blocks(converted.head_size),
+        blocks=of_dtype.blocks(converted.head_size, chosen.attention_kernel),
+        key_chunks=key_chunks(chosen.attention_kernel, on_cuda=on_cuda),
         elementwise=of_dtype.elementwise,
         rates=rates,
     )

@@ -98,11 +98,11 @@ def _attention_gauge(profile: profiler_pb2.NodeProfile) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "elite_profiler_device_attention_flops_per_second",
         "Achieved rate of causal attention, forward and backward.",
-        labels=[*_DEVICE_LABELS, "sequence_tokens", "head_size", "dtype"],
+        labels=[*_DEVICE_LABELS, "sequence_tokens", "head_size", "dtype", "kernel"],
     )
     for device in profile.devices:
         for rate in device.measurements.attention_rates:
-            shape = [str(rate.sequence_tokens), str(rate.head_size), rate.dtype]
+            shape = [str(rate.sequence_tokens), str(rate.head_size), rate.dtype, rate.kernel]
             family.add_metric([*_device_labels(device), *shape], rate.flops_per_second)
     return family
 

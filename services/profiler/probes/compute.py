@@ -20,6 +20,7 @@ _MATMUL_SHAPE = {"cpu": (4096, 1024, 2816), "cuda": (8192, 4096, 11008)}
 # hundred times slower.
 _LONGEST_PRODUCT_SECONDS = 1.0
 _FEWEST_ROWS = 64
+_LOADING_SIDE = 1024
 _STREAM_BYTES = {"cpu": 256 * 2**20, "cuda": 2 * 2**30}
 
 KERNELS = {
@@ -56,6 +57,23 @@ def synchronise(device: torch.device) -> None:
     """Waits until the device has nothing left to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def load_kernels(device: torch.device) -> None:
+    """Runs what a model runs, once and small: context, kernels and workspaces are there then.
+
+    Products backward too: autograd has threads of its own, and a workspace for each.
+    """
+    dtype = sixteen_bit_dtype(device)
+    square = torch.randn(_LOADING_SIDE, _LOADING_SIDE, device=device, dtype=dtype)
+    square.requires_grad_()
+    torch.addmm(square[0], square @ square, square).float().softmax(-1).sum().backward()
+    for name in FUSED_KERNELS:
+        kernel_refusal(name, device, dtype)
+    synchronise(device)
+    del square
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, repeats: int) -> float:

@@ -21,7 +21,7 @@ from google.protobuf import json_format
 
 from elite.profiler.v1 import profiler_pb2
 from services.common.engine_process import available_cores, return_freed_memory
-from services.profiler.probes import compute, interconnect, memory, shapes
+from services.profiler.probes import compute, interconnect, launches, memory, shapes
 
 _PROCESS_LIBRARIES = ("transformers", "peft", "bitsandbytes")
 _DISK_BYTES = {False: 512 * 2**20, True: 128 * 2**20}
@@ -55,6 +55,7 @@ class StressTest:
             ("matmul_shapes", self._matmul_shapes),
             ("attention", self._attention),
             ("elementwise", self._elementwise),
+            ("launches", self._launches),
             ("memory_bandwidth", self._memory_bandwidth),
             ("transfers", self._transfers),
             ("disk", self._disk),
@@ -67,11 +68,16 @@ class StressTest:
     def _runtime_overhead(self, profile: profiler_pb2.NodeProfile) -> str:
         if self._device.type == "cpu":
             return "none: the CPU is the device"
-        torch.zeros(1, device=self._device)
+        compute.load_kernels(self._device)
         taken = self._free_at_start - _free_by_driver()
-        overhead = max(0, taken - torch.cuda.memory_reserved(self._device))
+        # What torch still holds are the libraries' workspaces.
+        workspaces = torch.cuda.memory_allocated(self._device)
+        overhead = max(0, taken - torch.cuda.memory_reserved(self._device) + workspaces)
         profile.devices[0].measurements.runtime_overhead_bytes = overhead
-        return f"the CUDA context takes {overhead / 2**20:.0f} MiB"
+        return (
+            f"{overhead / 2**20:.0f} MiB beside tensors: the CUDA context with its kernels, and "
+            f"{workspaces / 2**20:.0f} MiB of workspaces"
+        )
 
     def _safe_allocatable(self, profile: profiler_pb2.NodeProfile) -> str:
         found = memory.safe_memory(self._device, self._fraction, self._quick)
@@ -134,6 +140,13 @@ class StressTest:
             speeds = [rate.bytes_per_second / 1e9 for rate in rates]
             found.append(f"{rates[0].dtype} {min(speeds):.1f} to {max(speeds):.1f}")
         return f"{', '.join(found)} GB/s read and written {self._where}"
+
+    def _launches(self, profile: profiler_pb2.NodeProfile) -> str:
+        if self._device.type == "cpu":
+            return "none: a CPU computes in the thread that asks it to"
+        seconds = launches.operation_launch_seconds(self._device)
+        profile.devices[0].measurements.operation_launch_seconds = seconds
+        return f"{seconds * 1e6:.1f} microseconds for each of a model's operations"
 
     def _memory_bandwidth(self, profile: profiler_pb2.NodeProfile) -> str:
         rate = compute.memory_bandwidth_bytes_per_second(self._device, self._repeats)

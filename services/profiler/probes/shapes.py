@@ -11,6 +11,7 @@ D head dim of attention.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
@@ -22,7 +23,7 @@ import torch
 from torch.nn.attention import sdpa_kernel
 
 from elite.profiler.v1 import profiler_pb2
-from services.common.engine_process import LARGE_BLOCK_BYTES
+from services.common.engine_process import KEY_CHUNKS, LARGE_BLOCK_BYTES
 from services.profiler.probes.compute import (
     FUSED_KERNELS,
     kernel_refusal,
@@ -48,6 +49,8 @@ _TOKENS = {"cpu": (512, 2048, 8192), "cuda": (4096, 16384, 65536)}
 # Of chunks: kernels cut short ones into other tiles than long ones.
 _CHUNKS = {"cpu": (256, 512, 1024, 2048), "cuda": (1024, 4096, 16384)}
 _CUDA_HEADS_WIDTH = 2048
+# Keys repeated to every query head: slower than any other fused kernel where there is one.
+_REPEATS_KEYS = "sdpa_efficient"
 # Bytes of a tensor, from what a short chunk of a small model makes to what no cache holds.
 _TENSOR_BYTES = {
     "cpu": (2**14, 2**16, 2**18, 2**20, 2**22, 2**24),
@@ -181,40 +184,57 @@ def _operands(
 def attention_rates(
     device: torch.device, dtype: torch.dtype, *, quick: bool, causal: bool = True
 ) -> Iterator[profiler_pb2.AttentionRate]:
-    """Attention without an S x S matrix, by head dim and length, each direction by itself.
+    """Attention without an S x S matrix, by kernel, head dim and length, each direction by itself.
 
-    causal: over whole windows; otherwise a chunk of queries over as many earlier keys.
+    causal: over whole windows; otherwise a chunk of queries over a block of earlier keys.
     Nothing where no kernel for it runs in this dtype; lengths that do not fit are left out.
     """
-    if all(kernel_refusal(name, device, dtype) for name in FUSED_KERNELS):
-        return
     lengths = (_TOKENS if causal else _CHUNKS)[device.type]
-    for head_dim in _HEAD_DIMS:
-        cases = _attention_cases(
-            device, dtype, lengths[:-1] if quick else lengths, head_dim, causal
-        )
+    lengths = lengths[:-1] if quick else lengths
+    for kernel, head_dim in itertools.product(_kernels(device, dtype), _HEAD_DIMS):
+        cases = _attention_cases(_Heads(kernel, device, dtype, head_dim), lengths, causal)
         runs = [run for case in cases for run in (case.forward, case.backward)]
         seconds = medians_in_turns(device, runs, EFFORT[quick])
         for case, forward, backward in zip(cases, seconds[::2], seconds[1::2], strict=True):
             yield case.rate(forward, backward)
 
 
+def _kernels(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """The fused kernels that run; the one that repeats keys if there is no other."""
+    works = [name for name in FUSED_KERNELS if not kernel_refusal(name, device, dtype)]
+    return [name for name in works if name != _REPEATS_KEYS] or works
+
+
+@dataclass(frozen=True, slots=True)
+class _Heads:
+    """What attends, and on what."""
+
+    kernel: str
+    device: torch.device
+    dtype: torch.dtype
+    head_dim: int
+
+    @property
+    def count(self) -> int:
+        """On a CPU torch's backward gives each thread whole heads: as many of them as threads."""
+        on_cpu = self.device.type == "cpu"
+        return torch.get_num_threads() if on_cpu else _CUDA_HEADS_WIDTH // self.head_dim
+
+    def tensor(self, tokens: int) -> torch.Tensor:
+        """(B, H, S, D), as projections lay it out."""
+        shape = (1, tokens, self.count, self.head_dim)
+        found = torch.randn(shape, device=self.device, dtype=self.dtype)
+        return found.transpose(1, 2).requires_grad_()
+
+
 class _AttentionCase:
     """Attention over one length, each direction by itself."""
 
-    def __init__(
-        self, device: torch.device, dtype: torch.dtype, tokens: int, head_dim: int, causal: bool
-    ) -> None:
-        """Tensors as projections lay them out. Raises `torch.OutOfMemoryError`."""
-        # On a CPU torch's backward gives each thread whole heads: as many of them as threads.
-        on_cpu = device.type == "cpu"
-        heads = torch.get_num_threads() if on_cpu else _CUDA_HEADS_WIDTH // head_dim
-        self._shape, self._causal = (tokens, heads, head_dim), causal
-        self._inputs = [
-            torch.randn(1, *self._shape, device=device, dtype=dtype).transpose(1, 2)
-            .requires_grad_()
-            for _ in range(3)
-        ]  # fmt: skip
+    def __init__(self, heads: _Heads, tokens: int, causal: bool) -> None:
+        """Raises `torch.OutOfMemoryError`."""
+        keys = tokens * (1 if causal else KEY_CHUNKS[heads.device.type])
+        self._heads, self._pairs, self._causal = heads, tokens * keys, causal
+        self._inputs = [heads.tensor(length) for length in (tokens, keys, keys)]
         self._output = self.forward()
         self._gradient = torch.randn_like(self._output)
         self.backward()
@@ -222,7 +242,7 @@ class _AttentionCase:
     def forward(self) -> torch.Tensor:
         """Attention's output, (B, H, S, D)."""
         query, key, value = self._inputs
-        with sdpa_kernel(list(FUSED_KERNELS.values())):
+        with sdpa_kernel(FUSED_KERNELS[self._heads.kernel]):
             return torch.nn.functional.scaled_dot_product_attention(
                 query, key, value, is_causal=self._causal
             )
@@ -234,28 +254,28 @@ class _AttentionCase:
     def rate(self, forward_seconds: float, backward_seconds: float) -> profiler_pb2.AttentionRate:
         """Operations as FlashAttention-2 counts them (arXiv 2307.08691, section 4.1).
 
-        4 S^2 H D forward, half of them under a causal mask, and 2.5 times that backward.
+        4 H D for each pair of query and key forward, half of them under a causal mask, and 2.5
+        times that backward.
         """
-        tokens, heads, head_dim = self._shape
-        operations = (2.0 if self._causal else 4.0) * tokens**2 * heads * head_dim
+        heads = self._heads
+        operations = (2.0 if self._causal else 4.0) * self._pairs * heads.count * heads.head_dim
         return profiler_pb2.AttentionRate(
-            sequence_tokens=tokens,
-            dtype=_name(self._output.dtype),
-            head_size=head_dim,
+            sequence_tokens=self._output.shape[2],
+            dtype=_name(heads.dtype),
+            head_size=heads.head_dim,
+            kernel=heads.kernel,
             flops_per_second=3.5 * operations / (forward_seconds + backward_seconds),
             forward_flops_per_second=operations / forward_seconds,
             backward_flops_per_second=2.5 * operations / backward_seconds,
         )
 
 
-def _attention_cases(
-    device: torch.device, dtype: torch.dtype, lengths: Sequence[int], head_dim: int, causal: bool
-) -> list[_AttentionCase]:
+def _attention_cases(heads: _Heads, lengths: Sequence[int], causal: bool) -> list[_AttentionCase]:
     """Of the lengths that fit, one beside the other."""
     cases: list[_AttentionCase] = []
     for tokens in lengths:
         try:
-            cases.append(_AttentionCase(device, dtype, tokens, head_dim, causal))
+            cases.append(_AttentionCase(heads, tokens, causal))
         except torch.OutOfMemoryError:
             break
     return cases

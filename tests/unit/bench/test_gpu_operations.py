@@ -19,7 +19,7 @@ def test_operations_are_those_counted_by_hand() -> None:
     weights = layers * (2 * width * width + 2 * width * keys + 3 * width * inside)
     linear = 2 * weights * tokens
     attention, head = 2 * layers * width * tokens**2, 4 * width * vocabulary * tier.target_tokens
-    chosen = gpu_plans.streaming_set(shape, gpu_plans.fast_machine("cpu", 2**30))
+    chosen = gpu_plans.streaming_set(shape, gpu_plans.fast_machine("cpu", 2**30, "sdpa_flash"))
     found = operations(shape, tier, chosen)
     assert found.model == pytest.approx(2 * linear + 3 * attention + head)
     # The last layer has one forward, and makes its keys before. The recompute of the other leaves

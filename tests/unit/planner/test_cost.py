@@ -17,7 +17,7 @@ from services.planner.machine import ComputeDtype, Machine
 from services.planner.memory import Sizing
 from services.planner.models import model_by_id
 from services.planner.options import Executor, OptimizationSet, Place, Policy
-from services.planner.rates import ElementwiseRates, RateCurve
+from services.planner.rates import AttentionRates, ElementwiseRates, RateCurve
 from services.planner.time_terms import time_terms
 from services.trainer.engine.streaming.blocks import BlockShape, causal_blocks
 from tests.support.machines import machine
@@ -85,7 +85,12 @@ def test_the_resident_executor_waits_for_its_copies() -> None:
 
 
 def test_the_streaming_executor_hides_copies_behind_kernels() -> None:
-    assert cost(STREAMED).lines["transfer"] == 0
+    """All but those of a layer's first and last page."""
+    whole, many = (
+        evaluate(TIER, STREAMED, MODEL, machine(), Sizing(chunk_tokens=chunk)).cost.lines
+        for chunk in (TIER.tokens, TIER.tokens // 16)
+    )
+    assert whole["transfer"] == pytest.approx(8 * many["transfer"])
     slow = replace(machine().rates, host_to_device=1e6, device_to_host=1e6)
     found = evaluate(TIER, STREAMED, MODEL, replace(machine(), rates=slow)).cost
     assert found.lines["transfer"] > 100
@@ -133,10 +138,8 @@ def test_small_tensors_take_as_long_as_they_do() -> None:
 def attending_at(triangles: float, blocks: float) -> Machine:
     """Attention at one rate in causal triangles and at another in blocks, both ways."""
     causal, every_pair = ({128: RateCurve(((1.0, rate),))} for rate in (triangles, blocks))
-    return machine_with(
-        attention_forward=causal, attention_backward=causal,
-        block_forward=every_pair, block_backward=every_pair,
-    )  # fmt: skip
+    rates = AttentionRates(causal, causal, every_pair, every_pair)
+    return machine_with(attention_rates={"": rates})
 
 
 def pairs_of(shapes: set[BlockShape], begin: int, chunk: int, window: int | None) -> int:
@@ -192,6 +195,34 @@ def test_element_wise_operations_cost_their_overhead_by_the_chunk() -> None:
     # eight, an activation and its product: twice forward and, twice as many, once backward.
     layers = extra[0] / ((7 + 2 * 6 + 2 + 2 * 4 + 2) * 4 * 1e-4) * 512 / TIER.tokens
     assert MODEL.layer_count - 1 < layers <= MODEL.layer_count
+
+
+def test_short_kernels_wait_for_python() -> None:
+    """Four operations of torch for each that moves data: 7 products, 14 thin ones, 31 others."""
+    slow = replace(machine(), rates=replace(machine().rates, launch_seconds=1e-3))
+    for chunk, chunks in ((TIER.tokens, 1), (TIER.tokens // 8, 8)):
+        found = evaluate(TIER, STREAMED, MODEL, slow, Sizing(chunk_tokens=chunk)).cost
+        launches = found.seconds - found.lines["transfer"]
+        # Forward, recompute and backward; the last layer only once and of what has targets.
+        passes = launches / (4 * (7 + 14 + 31) * 1e-3) / chunks
+        assert 3 * (MODEL.layer_count - 1) < passes <= 3 * MODEL.layer_count
+        kernels = evaluate(TIER, STREAMED, MODEL, machine(), Sizing(chunk_tokens=chunk)).cost
+        assert found.lines["launch"] == pytest.approx(launches - kernels.seconds, rel=0.05)
+    assert kernels.lines["launch"] == 0
+
+
+def test_blocks_that_are_put_together_take_time() -> None:
+    """Keys in pages: a block for every earlier chunk, and on a GPU shorter than the measured."""
+
+    def others(chosen: OptimizationSet, chunk: int) -> float:
+        found = evaluate(TIER, chosen, MODEL, machine(), Sizing(chunk_tokens=chunk))
+        return float(found.cost.lines["elementwise"])
+
+    paged = replace(STREAMED, key_values=Place.HOST, kept_keys=Place.NOWHERE)
+    here = replace(STREAMED, kept_keys=Place.NOWHERE)
+    assert others(paged, TIER.tokens) == others(here, TIER.tokens)
+    assert others(paged, 512) > others(here, 512)
+    assert others(paged, 512) - others(here, 512) > others(paged, 1024) - others(here, 1024)
 
 
 @pytest.mark.parametrize(

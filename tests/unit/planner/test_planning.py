@@ -10,10 +10,13 @@ from elite.planner.v1 import planner_pb2 as pb
 from services.common.errors import ServiceError
 from services.planner.adapters import EVERY_LINEAR, Adapters
 from services.planner.budgets import Constraints
+from services.planner.evaluation import Evaluation
 from services.planner.gpus import gpu_cards
 from services.planner.ladder import load_ladder
-from services.planner.machine import Machine, hypothetical_machine
+from services.planner.machine import ComputeDtype, Machine, hypothetical_machine
+from services.planner.memory import Sizing
 from services.planner.models import model_by_id
+from services.planner.options import BasePrecision, OptimizationSet
 from services.planner.planning import Question, answer_plan, answer_what_if
 from services.planner.schedule import Schedule, Stage
 from tests.support.machines import GIBIBYTE, machine
@@ -142,9 +145,12 @@ def test_dropout_is_for_the_resident_executor() -> None:
 
 
 def test_adapters_move_memory() -> None:
+    model, device = model_by_id("qwen2.5-1.5b"), machine()
+    chosen = OptimizationSet(BasePrecision.FULL, ComputeDtype.BFLOAT16, "sdpa_flash")
+
     def total(adapters: Adapters) -> int:
-        response = answer_plan(question(constraints=Constraints(tier=3), adapters=adapters))
-        return int(response.chosen.gpu_memory.total_bytes)
+        evaluation = Evaluation(model, device, adapters)
+        return evaluation.one(LADDER[2], chosen, Sizing()).memory.device.total_bytes
 
     usual = total(EVERY_LINEAR)
     assert total(Adapters(target_modules=("q_proj", "v_proj"))) < usual

@@ -64,7 +64,7 @@ def test_a_known_card_without_measurements_is_planned_from_the_table() -> None:
     machine = machine_from_profile(card_profile())
     assert machine.gpu_safe_bytes == 23 * GIBIBYTE - int(0.9 * GIBIBYTE)
     assert machine.rates.host_to_device == 25e9
-    assert machine.attention_kernels == ("sdpa_flash", "sdpa_efficient")
+    assert machine.attention_kernels == ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient")
     notes = " ".join(machine.notes)
     assert "card-table" in notes
     assert "process itself is a table figure" in notes

@@ -325,5 +325,5 @@ def test_lengths_of_chunks_are_powers_of_two_and_the_window() -> None:
     assert chunk_lengths(100, keys_on_device=True) == (100,)
     assert chunk_lengths(1000, keys_on_device=True) == (256, 512, 1000)
     assert chunk_lengths(1024, keys_on_device=True) == (256, 512, 1024)
-    assert chunk_lengths(10**6, keys_on_device=True)[-1] == 8192
+    assert chunk_lengths(10**6, keys_on_device=True)[-1] == 16384
     assert chunk_lengths(10**6, keys_on_device=False)[-1] == 32768

@@ -162,9 +162,8 @@ def test_only_causal_attention_has_a_mask(causal: bool, monkeypatch: pytest.Monk
         asked.append(is_causal)
         return attend(*tensors, is_causal=is_causal)
 
-    monkeypatch.setattr(
-        shapes, "kernel_refusal", lambda *_: ""
-    )  # attends too, to see whether it can
+    # Attends too, to see whether it can.
+    monkeypatch.setattr(shapes, "kernel_refusal", lambda name, *_: name.removeprefix("sdpa_flash"))
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noting)
     monkeypatch.setattr(shapes, "_TOKENS", {"cpu": (8, 16)})
     monkeypatch.setattr(shapes, "_CHUNKS", {"cpu": (8, 16)})
@@ -189,7 +188,7 @@ def test_lengths_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -
     forward = shapes._AttentionCase.forward
 
     def out_of_memory_from_16(case: Any) -> torch.Tensor:
-        if case._shape[0] >= 16:
+        if case._inputs[0].shape[2] >= 16:
             raise torch.OutOfMemoryError
         return forward(case)
 

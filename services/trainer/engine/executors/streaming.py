@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -127,7 +127,7 @@ class StreamingExecutor:
         window = self._window(window_bs)
         with frequencies_of_window(self._model, window.tokens, self._device):
             losses = [
-                self._loss.of_chunk(output_bce, window_bs, chunk)
+                self._loss.of_chunk(output_bce, window.token_ids_bs, chunk)
                 for chunk, output_bce in self._last_outputs(window)
             ]
         # In the order of training.
@@ -156,6 +156,9 @@ class StreamingExecutor:
         with_targets = {c.index for c in chunks if self._loss.rows(c, tokens)}
         self._workspace.start_window(tokens)
         self._inputs_are_of = None
+        if self._device.type == "cuda" and not window_bs.is_cuda:
+            # Copies from there wait for nothing: the device is never without work meanwhile.
+            window_bs = window_bs.pin_memory()
         return _Window(window_bs, chunks, with_targets)
 
     # Forward
@@ -170,8 +173,10 @@ class StreamingExecutor:
         self, window: _Window, layer: int, chunk: Chunk, *, is_training: bool
     ) -> None:
         workspace = self._workspace
-        hidden_bce, call = self._call(window, layer, chunk)
-        if layer:
+        if layer == 0:
+            hidden_bce, call = self._first_call(window, chunk)
+        else:
+            call = self._call(window, layer, chunk)
             following = (chunk.index + 1) % len(window.chunks)
             (hidden_bce,) = workspace.hidden.read(chunk.index, chunk.length, following)
         if is_training and workspace.layer_inputs.keeps(layer):
@@ -314,25 +319,36 @@ class StreamingExecutor:
         self, window: _Window, layer: int, chunk: Chunk, following: int | None
     ) -> tuple[torch.Tensor, LayerCall]:
         """A chunk's input of a layer, (B, C, E), when forward has been, and what goes with it."""
-        embeddings_bce, call = self._call(window, layer, chunk)
         if layer == 0:
-            return embeddings_bce, call
+            return self._first_call(window, chunk)
+        call = self._call(window, layer, chunk)
         if layer < self._last:
             return self._workspace.layer_inputs.read(layer, chunk, following), call
         # Where forward left it.
         (hidden_bce,) = self._workspace.hidden.read(chunk.index, chunk.length, following)
         return hidden_bce, call
 
-    def _call(self, window: _Window, layer: int, chunk: Chunk) -> tuple[torch.Tensor, LayerCall]:
-        """The embeddings, (B, C, E), and what a layer is called with."""
-        return self.parts.call_of(layer, self._token_ids(window, chunk), chunk.begin)
+    def _first_call(self, window: _Window, chunk: Chunk) -> tuple[torch.Tensor, LayerCall]:
+        """The embeddings, (B, C, E), and what the first layer is called with."""
+        return self.parts.call_of(0, self._token_ids(window, chunk), chunk.begin)
+
+    def _call(self, window: _Window, layer: int, chunk: Chunk) -> LayerCall:
+        """What a layer is called with. Calls for a window of one chunk are made together, once."""
+        token_ids_bc = self._token_ids(window, chunk)
+        if len(window.chunks) > 1:
+            return self.parts.call_of(layer, token_ids_bc, chunk.begin)[1]
+        if not window.calls:
+            window.calls.extend(self.parts.calls_to(self._last, token_ids_bc, chunk.begin)[1])
+        return window.calls[layer]
 
     def _token_ids(self, window: _Window, chunk: Chunk) -> torch.Tensor:
-        return window.token_ids_bs[:, chunk.begin : chunk.end].to(self._device)
+        token_ids_bc = window.token_ids_bs[:, chunk.begin : chunk.end]
+        return token_ids_bc.to(self._device, non_blocking=True)
 
     def _place(self, chunk: Chunk) -> ChunkAttention:
-        keys, longest = self._workspace.keys, self._settings.chunk_tokens
-        return ChunkAttention(self._kernel, keys, chunk, longest)
+        return ChunkAttention(
+            self._kernel, self._workspace.keys, chunk, self._settings.chunk_tokens
+        )
 
 
 # Where autograd starts, and the gradients there.
@@ -343,11 +359,15 @@ _Run = Callable[[Chunk, torch.Tensor, LayerCall], _Started]
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """One window on its way through the layers. Token ids stay where they came from."""
+    """One window on its way through the layers. Token ids stay where they came from.
+
+    calls: of all layers, once they were made for a window of one chunk.
+    """
 
     token_ids_bs: torch.Tensor
     chunks: list[Chunk]
     with_targets: set[int]
+    calls: list[LayerCall] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from services.common.engine_process import KEY_CHUNKS
 from services.trainer.engine.streaming.block_attention import (
     Attended,
     attend,
@@ -29,8 +30,8 @@ class ChunkAttention:
     kernel: Kernel
     keys: KeyMemory
     chunk: Chunk
-    # Most keys of one block in backward, whose gradients take memory.
-    longest: int
+    # Most tokens of a chunk.
+    chunk_tokens: int
 
     def write(self, key_bgcd: torch.Tensor, value_bgcd: torch.Tensor) -> None:
         """Puts the chunk's keys and values where later chunks find them."""
@@ -40,7 +41,7 @@ class ChunkAttention:
         """Attention over everything written so far."""
         longest = self.keys.longest_block
         if self.kernel.repeats_heads:
-            longest = min(self.longest, longest)
+            longest = min(self.chunk_tokens, longest)
         blocks = self._blocks(window, longest)
         return attend(self.kernel, query_bhcd, self.keys, blocks, self.chunk.begin, scale)
 
@@ -49,7 +50,10 @@ class ChunkAttention:
         window: int | None, scale: float,
     ) -> torch.Tensor:  # fmt: skip
         """Gradient of the queries; those of keys and values go into `keys`."""
-        blocks = self._blocks(window, min(self.longest, self.keys.longest_block))
+        # Gradients of a block's keys take memory.
+        chunks = 1 if self.kernel.repeats_heads else KEY_CHUNKS[query_bhcd.device.type]
+        longest = min(chunks * self.chunk_tokens, self.keys.longest_block)
+        blocks = self._blocks(window, longest)
         return attend_backward(
             self.kernel, gradient_bchd, query_bhcd, attended, self.keys, blocks,
             self.chunk.begin, scale,

@@ -36,9 +36,9 @@ class LayerCall:
 class _CallReady(Exception):  # noqa: N818 - a way out of the model, not an error
     """The wanted layer was called, with what the first layer was given."""
 
-    def __init__(self, embeddings_bce: torch.Tensor, call: LayerCall) -> None:
+    def __init__(self, embeddings_bce: torch.Tensor) -> None:
         super().__init__()
-        self.found = (embeddings_bce, call)
+        self.embeddings_bce = embeddings_bce
 
 
 @dataclass
@@ -48,7 +48,8 @@ class _Recording:
     wanted: int | None = None
     # What the last layer seems to return.
     substitute_bce: torch.Tensor | None = None
-    visited: int = 0
+    # Of the layers that were visited.
+    calls: list[LayerCall] = field(default_factory=list)
     passed_bce: torch.Tensor | None = None
 
 
@@ -75,11 +76,19 @@ class ModelParts:
 
         After the embeddings, (B, C, E), which are what the first layer is given.
         """
+        embeddings_bce, calls = self.calls_to(layer, token_ids_bc, begin)
+        return embeddings_bce, calls[layer]
+
+    def calls_to(
+        self, layer: int, token_ids_bc: torch.Tensor, begin: int
+    ) -> tuple[torch.Tensor, list[LayerCall]]:
+        """The same for all layers up to this one, which share what the model makes for them."""
+        recording = _Recording(wanted=layer)
         try:
             with torch.no_grad():
-                self._pass(_Recording(wanted=layer), token_ids_bc, begin)
+                self._pass(recording, token_ids_bc, begin)
         except _CallReady as ready:
-            return ready.found
+            return ready.embeddings_bce, recording.calls
         raise self._refused(f"does not call its layer {layer}")
 
     def run(self, layer: int, hidden_bce: torch.Tensor, call: LayerCall) -> torch.Tensor:
@@ -94,8 +103,8 @@ class ModelParts:
         """What the model makes of the last layer's output before its head: the final norm."""
         recording = _Recording(substitute_bce=hidden_bce)
         finished = self._pass(recording, token_ids_bc, begin)
-        if recording.visited != len(self.layers):
-            raise self._refused(f"called {recording.visited} of its {len(self.layers)} layers")
+        if len(recording.calls) != len(self.layers):
+            raise self._refused(f"called {len(recording.calls)} of its {len(self.layers)} layers")
         return finished
 
     def whole(self, token_ids_bs: torch.Tensor) -> torch.Tensor:
@@ -137,17 +146,18 @@ class ModelParts:
     def _record(
         self, recording: _Recording, index: int, arguments: Any, keywords: dict[str, Any]
     ) -> torch.Tensor:
-        """Notes the call if it is the wanted one; returns what seems to be the layer's output."""
+        """Notes the call; returns what seems to be the layer's output."""
         if not arguments:
             raise self._refused("gives its layers no hidden states first")
         hidden, *others = arguments
         expected = recording.passed_bce
-        if index != recording.visited or (expected is not None and hidden is not expected):
+        visited = len(recording.calls)
+        if index != visited or (expected is not None and hidden is not expected):
             raise self._refused(f"does something of its own before layer {index}")
-        recording.visited += 1
+        recording.calls.append(LayerCall(tuple(others), keywords))
         if index == recording.wanted:
             # The layers before passed on what the first was given.
-            raise _CallReady(hidden, LayerCall(tuple(others), keywords))
+            raise _CallReady(hidden)
         is_last = index == len(self.layers) - 1
         passed = recording.substitute_bce if is_last else None
         recording.passed_bce = hidden if passed is None else passed

@@ -55,8 +55,8 @@ class TargetLoss:
     ) -> torch.Tensor:  # fmt: skip
         """The tile's share of the loss; fills its gradient."""
         device = hidden_bre.device
-        token_ids = window_bs[:, tile.start : tile.stop].to(device)
-        targets = window_bs[:, tile.start + 1 : tile.stop + 1].to(device).reshape(-1)
+        token_ids = window_bs[:, tile.start : tile.stop].to(device, non_blocking=True)
+        targets = window_bs[:, tile.start + 1 : tile.stop + 1].to(device, non_blocking=True)
         row_count = len(window_bs) * self.target_tokens
         wants_gradient = gradient_bre is not None
         with torch.set_grad_enabled(wants_gradient):
@@ -65,7 +65,7 @@ class TargetLoss:
         with torch.no_grad():
             rows = normed_bre.detach().flatten(0, 1)
             gradient = torch.empty_like(rows) if wants_gradient else None
-            loss = cross_entropy_tile(rows, targets, self.head, row_count, gradient)
+            loss = cross_entropy_tile(rows, targets.reshape(-1), self.head, row_count, gradient)
         if gradient is not None and gradient_bre is not None:
             gradient.mul_(gradient_scale)
             (found,) = torch.autograd.grad(normed_bre, leaf, gradient.view_as(normed_bre))
