@@ -23,6 +23,8 @@ _ATTENTION_BACKWARD = 2.5
 # Thin products were measured at this rank; below it they take as long, being bound by memory.
 _THIN_RANK = 16
 _EXPOSED_PAGES = 2
+# Of a pass's operations, what making keys again takes.
+_KEYS_PASS = 0.5
 # What a GPU's backward reads and writes for a query's channel before and after its products: 38 and
 # 31 microseconds for 8 192 queries of 1 536 channels on an H100.
 _PREPARED_BYTES = 16
@@ -134,6 +136,8 @@ class _Cost:
     def launch_seconds(self) -> Number:
         """What Python takes to ask a GPU for all passes of all chunks; kernels run beside it."""
         passes = self._forward_tokens + self._backward_tokens
+        keys = self._others * self._tier.tokens * (1 - self._chosen.keeps_keys)
+        passes = passes + self._streaming * _KEYS_PASS * keys
         return ceiling_divide(passes, self._rows) * self._terms.launch_seconds
 
     def transfer_seconds(self) -> Number:

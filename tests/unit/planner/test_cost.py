@@ -203,9 +203,9 @@ def test_short_kernels_wait_for_python() -> None:
     for chunk, chunks in ((TIER.tokens, 1), (TIER.tokens // 8, 8)):
         found = evaluate(TIER, STREAMED, MODEL, slow, Sizing(chunk_tokens=chunk)).cost
         launches = found.seconds - found.lines["transfer"]
-        # Forward, recompute and backward; the last layer only once and of what has targets.
+        # Forward, recompute, backward, and half of one for the keys; the last layer less of them.
         passes = launches / (4 * (7 + 14 + 31) * 1e-3) / chunks
-        assert 3 * (MODEL.layer_count - 1) < passes <= 3 * MODEL.layer_count
+        assert 3.5 * (MODEL.layer_count - 1) < passes <= 3.5 * MODEL.layer_count
         kernels = evaluate(TIER, STREAMED, MODEL, machine(), Sizing(chunk_tokens=chunk)).cost
         assert found.lines["launch"] == pytest.approx(launches - kernels.seconds, rel=0.05)
     assert kernels.lines["launch"] == 0
