@@ -47,7 +47,7 @@ _MACHINE = Machine(
     gpu_safe_bytes=2**50, host_safe_bytes=2**50, process_overhead_bytes=0, disk_free_bytes=0,
     rates=Rates({2: _DTYPE_RATES, 4: _DTYPE_RATES}, 1e11, 1e10, 1e10),
     dtypes=(ComputeDtype.BFLOAT16, ComputeDtype.FLOAT32), attention_kernels=("sdpa_flash",),
-    has_bitsandbytes=True,
+    has_bitsandbytes=True, has_workspaces=False,
 )  # fmt: skip
 
 

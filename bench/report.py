@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import report_chaos, report_load, report_measurements, report_predictions
+from bench import report_chaos, report_gpu, report_load, report_measurements, report_predictions
 from bench.report_text import NOT_MEASURED, Body, Document, listed, table
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ SECTIONS = (
     ),
     Section("chaos", "What was broken, and what was lost", report_chaos.chaos),
     Section("load", "Many clients at once", report_load.load),
-    Section("gpu", "GPU", report_measurements.gpu, needs_gpu=True),
+    Section("gpu", "GPU", report_gpu.gpu, needs_gpu=True),
 )  # fmt: skip
 
 

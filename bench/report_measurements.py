@@ -1,13 +1,11 @@
-"""Sections of docs/benchmarks.md on what was measured only: planner, executors, codecs, GPU."""
+"""Sections of docs/benchmarks.md on what was measured only: planner, executors, codecs."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
-from bench.report_facts import facts
 from bench.report_text import (
     NOT_MEASURED,
     Body,
@@ -27,8 +25,6 @@ from bench.report_text import (
     values,
 )
 from bench.speed_worker import STOCK, TILED
-
-_CARD_NAMES = ("gpu", "card", "card_name", "device_name")
 
 
 def planner(document: Document) -> Body:
@@ -368,26 +364,3 @@ def waiting(document: Document) -> Body:
 def _spread(samples: Sequence[float]) -> str:
     middle = statistics.median(samples)
     return f"{seconds(middle)} ({seconds(min(samples))} to {seconds(max(samples))})"
-
-
-def gpu(document: Document) -> Body:
-    """Whatever was measured on a GPU, part by part."""
-    card = _card(document)
-    finding = f"Measured on {card}." if card else "Measured on a GPU that the file does not name."
-    return Body(finding, list(facts(_figures(document))), ())
-
-
-def _figures(document: Any) -> Any:
-    """Without the description of the machine, which the top of the page has."""
-    if not isinstance(document, Mapping):
-        return document
-    return {name: part for name, part in document.items() if name != "machine"}
-
-
-def _card(document: Document) -> str:
-    for part in (document.get("environment"), document.get("machine")):
-        if isinstance(part, Mapping):
-            for name in _CARD_NAMES:
-                if isinstance(part.get(name), str):
-                    return str(part[name])
-    return ""

@@ -14,7 +14,7 @@ from services.planner.calibration import UNCALIBRATED, Correction
 from services.planner.cost import StepCost, step_cost
 from services.planner.grids import Grid, Group
 from services.planner.ladder import Tier
-from services.planner.machine import DeviceKind, Machine
+from services.planner.machine import Machine
 from services.planner.memory import (
     MemoryPhases,
     RunMemory,
@@ -190,7 +190,7 @@ class Evaluation:
         """Terms of the model under the executor, dtype and heads of a set."""
         key = (chosen.executor, chosen.dtype, chosen.attention_kernel, chosen.key_value_heads)
         if key not in self._terms:
-            on_cuda = self._machine.device_kind is DeviceKind.CUDA
+            on_cuda = self._machine.runs_gpu_kernels
             self._terms[key] = (
                 model_terms(self._model, chosen, self._adapters, on_cuda=on_cuda),
                 time_terms(

@@ -43,7 +43,8 @@ class Machine:
 
     Where `shared_memory` is true the device's memory is the host's, and both safe figures describe
     the one pool. `disk_free_bytes` is 0 when the disk is not known. attention_kernels: the fused
-    ones that work, the fastest first.
+    ones that work, the fastest first. has_workspaces: whether a GPU's kernels run, which take
+    memory of their own; fake tensors have none.
     """
 
     device_name: str
@@ -62,6 +63,12 @@ class Machine:
     driver_version: str = ""
     torch_version: str = ""
     notes: tuple[str, ...] = ()
+    has_workspaces: bool = True
+
+    @property
+    def runs_gpu_kernels(self) -> bool:
+        """True where attention runs on a GPU, and not under fake tensors."""
+        return self.device_kind is DeviceKind.CUDA and self.has_workspaces
 
     @property
     def has_own_memory(self) -> bool:

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
-from bench import charts, report, report_chaos, report_measurements, report_predictions
+from bench import (
+    charts,
+    report,
+    report_chaos,
+    report_gpu,
+    report_measurements,
+    report_predictions,
+)
 from bench.report_facts import facts
 from bench.report_text import Ratio, percent, ratio_of, seconds, significant, span, summarise
 from elite_cli.charts.files import save
@@ -40,6 +47,26 @@ def ladder_row(tier: int, device: float, vram: float) -> dict[str, Any]:
         "model": "m", "tier": tier, "device_bytes": device, "vram_bytes": vram,
         "planned_device_bytes": 1.01 * device, "host_bytes": 2**30, "disk_bytes": 0,
         "measured_tokens": [256, 512], "measured_layers": [2, 3],
+    }  # fmt: skip
+
+
+def gpu_row(tier: int, layers: int) -> dict[str, Any]:
+    """A row of which all was run, or three layers and half the chunks."""
+    is_whole = layers == 28
+    sizes = {
+        "vram_bytes": 8e9, "cap_bytes": 7e9, "planned_bytes": 4e9, "peak_allocated_bytes": 5e9,
+        "peak_reserved_bytes": 6e9, "process_bytes": 7e9, "planned_host_bytes": 9e9,
+        "host_peak_resident_bytes": 8e9,
+    }  # fmt: skip
+    return sizes | {
+        "tier": tier, "tokens": 1000, "layers": layers, "full_layers": 28, "chunks": 10,
+        "sampled_chunks": None if is_whole else 5, "chunk_tokens": 100, "error_percent": -20.0,
+        "allocation_retries": 0, "inside_vram": True, "optimizations": ["a", "b"],
+        "planned_step_seconds": 9.0, "planned_step_seconds_by_card_table": 12.0,
+        "step_seconds": 10.0, "samples": [10.0],
+        "extrapolated_step_seconds": None if is_whole else 20.0, "planned_over_measured": 0.9,
+        "tokens_per_second": 100.0, "model_flops_utilisation": 0.5,
+        "hardware_flops_utilisation": 0.6,
     }  # fmt: skip
 
 
@@ -75,7 +102,12 @@ DOCUMENTS: Mapping[str, Any] = {
     "chaos": {"machine": MACHINE, "faults": [
         {"fault": "a plug pulled", "rounds": 7, "lost": 2, "attempts": 1.5, "median_seconds": 3.0,
          "longest_seconds": 60.0}]},
-    "gpu": {"environment": {"card": "Some GPU"}, "rows": [{"tier": 8, "peak_bytes": None}]},
+    "gpu": {"environment": {"card": "Some GPU"}, "rows": [gpu_row(8, 28), gpu_row(9, 3)],
+            "speed": [{"tokens": 4096, "chunk_tokens": 4096, "stock": {"error": "no memory"},
+                       "streaming": {"step_seconds": 2.0, "samples": [1.0, 2.0, 4.0],
+                                     "peak_bytes": 3e9},
+                       "time_over_stock": None, "memory_over_stock": None}],
+            "skipped": [{"section": "row-2", "reason": "1 of 9 s are left"}]},
     "profile": {"cases": [{
         "model": "a", "tokens": 4096, "seconds": 4.0,
         "phases": {"forward": {"attention": 1.0, "copies": 0.0},
@@ -296,12 +328,30 @@ def test_facts_keep_every_figure_and_say_what_is_missing() -> None:
         assert line in text, line
 
 
+def test_rows_on_a_gpu_say_what_of_them_was_run() -> None:
+    body = report_gpu.gpu(DOCUMENTS["gpu"])
+    assert body.finding == (
+        "Some GPU: 2 of 2 rows ran inside their VRAM. 1 000 tokens in 8.00 GB, all 28 layers: "
+        "10.0 s a step, model FLOPs 0.50 of the fastest product's."
+    )
+    text = "\n".join(body.blocks)
+    assert "| 8 | 1 000 | all | 8.00 GB | 7.00 GB | 4.00 GB | 5.00 GB | -20.00 % |" in text
+    assert "| 9 | 1 000 | 3 of 28 layers, 5 of 10 chunks |" in text
+    assert "| 20.0 s, extrapolated |" in text
+    assert "| out of memory | 2.00 s (1.00 s to 4.00 s) | not measured | out of memory |" in text
+    assert list(body.limits) == [
+        "Extrapolated, not run whole: tiers 9.", "Not measured: row-2.",
+        "One step each, without a spread: tiers 8 and 9.",
+    ]  # fmt: skip
+    assert report_gpu.gpu({}).blocks == []
+
+
 def test_the_whole_page_of_made_up_data_holds_together() -> None:
     text = report.page(DOCUMENTS)
     assert "Some CPU, 3 cores, torch 2.0" in text
     assert "not named in the file" in text
     assert text.count("## ") == len(report.SECTIONS)
-    assert "Measured on Some GPU." in text
+    assert "Some GPU: 2 of 2 rows" in text
     for name in ("memory", "time", "speed", "ladder"):
         assert f"(benchmarks/{name}.svg)" in text
 
