@@ -329,7 +329,11 @@ class StreamingExecutor:
         return hidden_bce, call
 
     def _first_call(self, window: _Window, chunk: Chunk) -> tuple[torch.Tensor, LayerCall]:
-        """The embeddings, (B, C, E), and what the first layer is called with."""
+        """The embeddings, (B, C, E), and what the first layer is called with.
+
+        Other layers' calls go: the first comes before them all or after, and has tables of its own.
+        """
+        window.calls.clear()
         return self.parts.call_of(0, self._token_ids(window, chunk), chunk.begin)
 
     def _call(self, window: _Window, layer: int, chunk: Chunk) -> LayerCall:
