@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.common.engine_process import CHUNK_BLOCK_BYTES, LARGE_BLOCK_BYTES
-from services.planner.arithmetic import Number, ceiling_divide, maximum, minimum, where
+from services.planner.arithmetic import (
+    Number,
+    ceiling_divide,
+    maximum,
+    minimum,
+    where,
+)
+from services.planner.merges import merge_traffic
 from services.planner.static_memory import NF4_BYTES_PER_WEIGHT, STREAMED_LAYERS, layer_bytes
 from services.planner.streaming_memory import kept_layer_inputs, output_width
 from services.planner.tables import table
@@ -25,9 +32,6 @@ _THIN_RANK = 16
 _EXPOSED_PAGES = 2
 # Of a pass's operations, what making keys again takes.
 _KEYS_PASS = 0.5
-# What a GPU's backward reads and writes for a query's channel before and after its products: 38 and
-# 31 microseconds for 8 192 queries of 1 536 channels on an H100.
-_PREPARED_BYTES = 16
 _FLOAT32 = 4
 
 FORMULAS: Mapping[str, str] = {
@@ -275,34 +279,16 @@ class _Cost:
             size = self._rows * width * self._model.element
             seconds_per_token = seconds_per_token + traffic / self._elementwise_rate(size)
         own = (self._forward_tokens + 2 * self._backward_tokens) * seconds_per_token
-        return own + self._streaming * self._merges()
-
-    def _merges(self) -> Number:
-        """Blocks of attention put together in fp32: what a chunk's queries, keys and values gain.
-
-        Forward, a block's output is read and the running one scaled and added to; with all keys on
-        the device there are two blocks, else one for every earlier chunk. Backward, a block's
-        gradients are added to the queries' and the keys' so far; of blocks shorter than the
-        measured ones there are more, and each prepares its queries.
-        """
-        model, chosen, rows = self._model, self._chosen, self._rows
-        scaled, added = 4 * _FLOAT32 + model.element, 2 * _FLOAT32 + model.element
-        forwards = where(chosen.selective, 1, self._forwards)
-        in_middle = (self._tier.tokens / rows - 1) / 2
-        traffic: Number = 0
-        for layers, earlier in (
-            (model.layers - model.windowed_layers, in_middle),
-            (model.windowed_layers, minimum(model.window / rows, in_middle)),
-        ):
-            blocks = where(chosen.keys_on_device, minimum(1, earlier), earlier) + 1
-            measured = earlier / self._terms.key_chunks
-            more = where(chosen.keys_on_device, 0, earlier - measured)
-            queries = forwards * blocks * scaled + (measured + 1) * added
-            queries = model.query * (queries + more * (added + _PREPARED_BYTES))
-            keys = 2 * model.key_value * added * (earlier + 1)
-            traffic = traffic + layers * (queries + keys)
-        rate = self._elementwise_rate(rows * model.query * _FLOAT32)
-        return self._tier.tokens * traffic / rate
+        if not self._streaming:
+            return own
+        forwards = where(self._chosen.selective, 1, self._forwards)
+        merged = merge_traffic(
+            self._model, self._chosen, self._tier.tokens / self._rows,
+            forwards=forwards, window=self._model.window / self._rows,
+            key_chunks=self._terms.key_chunks,
+        )  # fmt: skip
+        rate = self._elementwise_rate(self._rows * self._model.query * _FLOAT32)
+        return own + self._tier.tokens * merged / rate
 
     def _elementwise_rate(self, tensor_bytes: Number) -> Number:
         kept_below = CHUNK_BLOCK_BYTES if self._streaming else LARGE_BLOCK_BYTES

@@ -21,7 +21,8 @@ from services.planner.models import ModelShape
 from services.planner.notes import plan_notes
 from services.planner.options import OptimizationSet
 from services.planner.schedule import RunCost, Schedule, Stage, run_cost, start_seconds
-from services.planner.search import Search, Verdict
+from services.planner.search import Search
+from services.planner.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from services.planner.options import (
 )
 from services.planner.remedies import Remedy, Resource
 from services.planner.schedule import RunCost, start_seconds
-from services.planner.search import Verdict
+from services.planner.verdicts import Verdict
 
 DTYPES = {
     ComputeDtype.BFLOAT16: pb.DTYPE_BFLOAT16,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from dataclasses import fields, replace
 from itertools import compress
 from typing import Any
 
 import numpy as np
 
 from services.planner.adapters import EVERY_LINEAR, Adapters
-from services.planner.budgets import Budget, Constraints, budget_for
+from services.planner.budgets import Constraints, budget_for
 from services.planner.calibration import UNCALIBRATED, Correction
 from services.planner.evaluation import Candidate, Evaluated, Evaluation, Sizes, Totals
 from services.planner.grids import DEFAULT_LOSSY, LOSSY, OPT_IN, Grid, choice, grid_of
@@ -35,6 +34,7 @@ from services.planner.streaming_memory import (
     chunk_lengths,
     longest_useful_chunk,
 )
+from services.planner.verdicts import Result, Verdict
 
 # A long ladder is judged in parts that a processor's cache can hold.
 _TIERS_AT_ONCE = 64
@@ -46,43 +46,6 @@ _REACH_ON_HOST = 1.25
 _REACH_IN_TIME = 2.0
 # What a shortfall weighs against where no disk was named.
 _USUAL_DISK_BYTES = 10**12
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a tier fits, with what its best set takes; None when the machine has no legal set."""
-
-    tier: Tier
-    totals: Totals | None
-    binding: Resource | None = None
-    shortfall_bytes: int = 0
-    shortfall_seconds: float = 0.0
-    remedies: tuple[Remedy, ...] = ()
-    itemise: Callable[[], Candidate] | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def fits(self) -> bool:
-        """True when nothing binds."""
-        return self.binding is None
-
-    @property
-    def remedy(self) -> str:
-        """The smallest change in words; empty when it fits."""
-        return self.remedies[0].text if self.remedies else ""
-
-    @cached_property
-    def candidate(self) -> Candidate | None:
-        """The best set line by line, worked out when it is asked for."""
-        return self.itemise() if self.itemise else None
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The chosen candidate, if any, and a verdict on every tier."""
-
-    chosen: Candidate | None
-    verdicts: tuple[Verdict, ...]
-    budget: Budget
 
 
 def plan(
@@ -240,26 +203,34 @@ class Search:
         stream. Of sets that take the same time one with the keys on the device is taken, and first
         of all the verdict's. None is lossier than that, or wears a disk where that does not.
         """
-        grid, chosen = self._grid(resident=False), verdict.totals and verdict.totals.chosen
-        if not grid or not chosen or not self.evaluation.rates_depend_on_chunk(grid.sets[0]):
+        grid = self._grid(resident=False)
+        if not grid or not verdict.totals or not self._chunks_differ(grid):
             return verdict
+        chosen = verdict.totals.chosen
         permitted = grid.streams & ~self._forbidden(grid).any(axis=0)
-        permitted &= [set(one.lossy_ids) <= set(chosen.lossy_ids) for one in grid.sets]
+        permitted &= ~np.any([grid.lossy[name] for name in {*LOSSY} - {*chosen.lossy_ids}], axis=0)
         permitted &= ~grid.on_disk | (Place.DISK in chosen.places)
-        here = np.array([one.key_values is Place.DEVICE for one in grid.sets])
-        found = [self._fastest_of(verdict.tier, grid, permitted & flags) for flags in (here, ~here)]
-        order = [found[0], verdict, found[1]]
-        if chosen.key_values is Place.DEVICE:
-            order = [verdict, *found]
-        taken = {one: one.totals.seconds for one in order if one and one.totals}
-        limit = min(taken.values()) / (1 - _WORTHWHILE)
-        return next(one for one, seconds in taken.items() if seconds <= limit)
+        if not permitted.any():
+            return verdict
+        grid, tier = grid.only(permitted), verdict.tier
+        lengths = chunk_lengths(tier.tokens, keys_on_device=False)
+        found = self.evaluation.with_chunks([tier], grid, lengths)
+        fits = _nothing(self._missing(found, [tier] * len(lengths), grid.on_disk))
+        seconds = np.where(fits, found.seconds, np.inf)
+        here = np.where([one.key_values is Place.DEVICE for one in grid.sets], seconds, np.inf)
+        own = verdict.totals.seconds
+        limit = min(own, seconds.min()) / (1 - _WORTHWHILE)
+        in_pages = chosen.key_values is not Place.DEVICE
+        if own <= limit and not (in_pages and here.min() <= limit):
+            return verdict
+        best = here if here.min() <= limit else seconds
+        length, index = np.unravel_index(best.argmin(), best.shape)
+        return self._fitting(tier, found.totals(int(length), int(index)), lengths[length])
 
-    def _fastest_of(self, tier: Tier, grid: Grid, wanted: Any) -> Verdict | None:
-        """The fastest of some streaming sets that fits, under any chunk."""
-        if not wanted.any():
-            return None
-        return self._with_other_chunks([tier], grid.only(wanted)).get(tier.tier)
+    def _chunks_differ(self, grid: Grid) -> bool:
+        """Whether any streaming set's time depends on its chunk."""
+        streaming = next(compress(grid.sets, grid.streams), None)
+        return bool(streaming and self.evaluation.rates_depend_on_chunk(streaming))
 
     def _with_best_chunk(self, verdict: Verdict) -> Verdict:
         """The verdict with a chunk that is among the fastest that fit, where lengths differ.

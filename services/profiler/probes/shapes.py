@@ -289,21 +289,27 @@ def elementwise_rates(
     On a CPU also into memory that glibc has to get from the system, as `return_freed_memory` makes
     it do for large blocks.
     """
-    for new_pages, sizes in ((False, _TENSOR_BYTES), (True, _NEW_TENSOR_BYTES)):
-        for size in sizes[device.type]:
-            left, right = (
-                torch.randn(size // dtype.itemsize, device=device, dtype=dtype) for _ in "ab"
-            )
-            result = None if new_pages else torch.empty_like(left)
-            count = max(1, min(_BYTES_AT_ONCE // size, _MOST_AT_ONCE))
-            products = partial(_multiply, left, right, result, count)
-            seconds = median_seconds(device, products, EFFORT[quick]) / count
-            yield profiler_pb2.ElementwiseRate(
-                dtype=_name(dtype),
-                tensor_bytes=size,
-                new_pages=new_pages,
-                bytes_per_second=3 * size / seconds,
-            )
+    cases = [
+        (new_pages, size)
+        for new_pages, sizes in ((False, _TENSOR_BYTES), (True, _NEW_TENSOR_BYTES))
+        for size in sizes[device.type]
+    ]
+    counts = [max(1, min(_BYTES_AT_ONCE // size, _MOST_AT_ONCE)) for _, size in cases]
+    runs = []
+    for (new_pages, size), count in zip(cases, counts, strict=True):
+        left, right = (
+            torch.randn(size // dtype.itemsize, device=device, dtype=dtype) for _ in "ab"
+        )
+        result = None if new_pages else torch.empty_like(left)
+        runs.append(partial(_multiply, left, right, result, count))
+    medians = medians_in_turns(device, runs, EFFORT[quick])
+    for (new_pages, size), count, seconds in zip(cases, counts, medians, strict=True):
+        yield profiler_pb2.ElementwiseRate(
+            dtype=_name(dtype),
+            tensor_bytes=size,
+            new_pages=new_pages,
+            bytes_per_second=3 * size * count / seconds,
+        )
 
 
 def _multiply(

@@ -16,7 +16,8 @@ from services.planner.ladder import Tier, load_ladder
 from services.planner.machine import Machine, hypothetical_machine
 from services.planner.models import ModelShape, catalogue, model_by_id
 from services.planner.remedies import Remedy, Resource
-from services.planner.search import Verdict, plan
+from services.planner.search import plan
+from services.planner.verdicts import Verdict
 from tests.support.machines import GIBIBYTE, machine
 
 LADDER = load_ladder()

@@ -18,8 +18,9 @@ from services.planner.memory import Sizing
 from services.planner.models import ModelShape, catalogue, model_by_id
 from services.planner.options import Executor, Place, Policy
 from services.planner.remedies import Resource
-from services.planner.search import Result, Search, plan
+from services.planner.search import Search, plan
 from services.planner.streaming_memory import chunk_lengths
+from services.planner.verdicts import Result
 from tests.support.machines import GIBIBYTE, machine
 
 LADDER = load_ladder()
