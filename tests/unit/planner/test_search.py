@@ -311,6 +311,32 @@ def test_the_chunk_is_the_fastest_that_fits(gibibytes: int) -> None:
     assert verdict.fits
 
 
+@pytest.mark.parametrize("gpu_id", ["rtx-2060-super", "rtx-3090", "h100-sxm"])
+@pytest.mark.parametrize("number", [1, 4, 8])
+def test_time_is_not_bought_with_exactness_or_a_disk(gpu_id: str, number: int) -> None:
+    """Another set is taken for its time only if it is no lossier and wears no disk."""
+    model = model_by_id("qwen2.5-1.5b")
+    card = hypothetical_machine(gpu_id, 128 * GIBIBYTE, 2**40)
+    constraints = Constraints(tier=number)
+    result = plan(LADDER, model, card, constraints)
+    judged = Search(model, card, constraints).judge_all(LADDER)[number - 1]
+    assert result.chosen is not None
+    assert judged.totals is not None
+    planned, first = result.chosen.chosen, judged.totals.chosen
+    assert set(planned.lossy_ids) <= set(first.lossy_ids)
+    assert Place.DISK not in planned.places or Place.DISK in first.places
+    assert result.chosen.cost.seconds <= 1.0102 * judged.totals.seconds
+
+
+def test_a_short_window_on_a_fast_card_is_one_chunk() -> None:
+    """What Python asks for takes longer than the kernels."""
+    card = hypothetical_machine("h100-sxm", 128 * GIBIBYTE, 0)
+    chosen = plan(LADDER, model_by_id("qwen2.5-1.5b"), card, Constraints(tier=2)).chosen
+    assert chosen is not None
+    if chosen.chosen.streaming:
+        assert chosen.memory.chunk_tokens == chosen.tier.tokens
+
+
 def test_a_chunk_that_saves_nothing_does_not_grow() -> None:
     """The card table has one rate for all sizes."""
     result = search("qwen2.5-1.5b")

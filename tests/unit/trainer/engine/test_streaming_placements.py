@@ -13,6 +13,7 @@ import torch
 from services.trainer.engine.executors.streaming import StreamingExecutor
 from services.trainer.engine.failures import EngineError
 from services.trainer.engine.step_meter import StepMeter
+from services.trainer.engine.streaming import layer_attention
 from services.trainer.engine.streaming.codecs import EXACT, Codec, Int8, Nf4
 from services.trainer.engine.streaming.settings import StreamingSettings
 from services.trainer.engine.streaming.stores import Place
@@ -130,6 +131,25 @@ def test_a_loss_without_gradients_has_the_same_bits() -> None:
 def test_keys_in_pages(family: str, place: Place, chunk_tokens: int, tmp_path: Path) -> None:
     found = streamed(family, tmp_path, steps=2, chunk_tokens=chunk_tokens, key_values=place)
     assert_exact(family, found)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+@pytest.mark.parametrize("place", [Place.DEVICE, Place.HOST])
+def test_blocks_of_several_chunks_of_keys(
+    family: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; pages cut them at their own length."""
+    lengths: list[int] = []
+    cut = layer_attention.causal_blocks
+
+    def noted(begin: int, end: int, window: int | None, longest: int) -> Iterator[Any]:
+        lengths.append(longest)
+        return cut(begin, end, window, longest)
+
+    monkeypatch.setattr(layer_attention, "KEY_CHUNKS", {"cpu": 4})
+    monkeypatch.setattr(layer_attention, "causal_blocks", noted)
+    assert_exact(family, streamed(family, tmp_path, chunk_tokens=10, key_values=place))
+    assert min(lengths) == (40 if place is Place.DEVICE else 10)
 
 
 @pytest.mark.parametrize(("codec", "worst"), [(EXACT, 1e-5), (Int8(), 0.05), (Nf4(), 0.5)])
