@@ -44,6 +44,8 @@ _WORTHWHILE = 0.01
 _REACH_ON_DEVICE = 1.5
 _REACH_ON_HOST = 1.25
 _REACH_IN_TIME = 2.0
+# Of a channel of keys and its gradient, in 16 bits and fp32.
+_LEAST_KEY_BYTES = 6
 # What a shortfall weighs against where no disk was named.
 _USUAL_DISK_BYTES = 10**12
 
@@ -89,7 +91,7 @@ class Search:
             return Result(None, verdicts, self.budget)
         # A user's tier may have a higher number than one with a longer context.
         longest = max(eligible, key=lambda verdict: verdict.tier.context_tokens)
-        best = self._with_best_chunk(self._with_best_set(longest))
+        best = self._with_best_set(longest)
         verdicts = tuple(best if verdict is longest else verdict for verdict in verdicts)
         return Result(best.candidate, verdicts, self.budget)
 
@@ -194,7 +196,7 @@ class Search:
                 tier, totals, Resource.SOFTWARE, remedies=(remedy_for_window(self._model, tier),)
             )
         verdict = replace(verdict, itemise=lambda: candidate)
-        return verdict if is_given else self._with_best_chunk(verdict)
+        return verdict if is_given else self._with_best_chunk(verdict)[0]
 
     def _with_best_set(self, verdict: Verdict) -> Verdict:
         """The verdict with a set that is among the fastest, each under its own best chunk.
@@ -203,62 +205,74 @@ class Search:
         stream. Of sets that take the same time one with the keys on the device is taken, and first
         of all the verdict's. None is lossier than that, or wears a disk where that does not.
         """
+        best, is_limited = self._with_best_chunk(verdict)
         grid = self._grid(resident=False)
-        if not grid or not verdict.totals or not self._chunks_differ(grid):
-            return verdict
-        chosen = verdict.totals.chosen
-        permitted = grid.streams & ~self._forbidden(grid).any(axis=0)
-        permitted &= ~np.any([grid.lossy[name] for name in {*LOSSY} - {*chosen.lossy_ids}], axis=0)
-        permitted &= ~grid.on_disk | (Place.DISK in chosen.places)
-        if not permitted.any():
-            return verdict
-        grid, tier = grid.only(permitted), verdict.tier
-        lengths = chunk_lengths(tier.tokens, keys_on_device=False)
-        found = self.evaluation.with_chunks([tier], grid, lengths)
-        fits = _nothing(self._missing(found, [tier] * len(lengths), grid.on_disk))
+        if not grid or not verdict.totals:
+            return best
+        if not self.evaluation.rates_depend_on_chunk(grid.sets[0]):
+            return best
+        in_pages = verdict.totals.chosen.key_values is not Place.DEVICE
+        if not (self._keys_may_fit(verdict.tier) if in_pages else is_limited):
+            return best
+        grid = grid.only(self._no_worse_than(verdict.totals.chosen, grid))
+        lengths = chunk_lengths(verdict.tier.tokens, keys_on_device=False)
+        found = self.evaluation.with_chunks([verdict.tier], grid, lengths)
+        fits = _nothing(self._missing(found, [verdict.tier] * len(lengths), grid.on_disk))
         seconds = np.where(fits, found.seconds, np.inf)
         here = np.where([one.key_values is Place.DEVICE for one in grid.sets], seconds, np.inf)
-        own = verdict.totals.seconds
+        own = best.totals.seconds if best.totals else np.inf
         limit = min(own, seconds.min()) / (1 - _WORTHWHILE)
-        in_pages = chosen.key_values is not Place.DEVICE
         if own <= limit and not (in_pages and here.min() <= limit):
-            return verdict
-        best = here if here.min() <= limit else seconds
-        length, index = np.unravel_index(best.argmin(), best.shape)
-        return self._fitting(tier, found.totals(int(length), int(index)), lengths[length])
+            return best
+        wanted = here if here.min() <= limit else seconds
+        length, index = np.unravel_index(wanted.argmin(), wanted.shape)
+        totals = found.totals(int(length), int(index))
+        return self._with_best_chunk(self._fitting(verdict.tier, totals, lengths[length]))[0]
 
-    def _chunks_differ(self, grid: Grid) -> bool:
-        """Whether any streaming set's time depends on its chunk."""
-        streaming = next(compress(grid.sets, grid.streams), None)
-        return bool(streaming and self.evaluation.rates_depend_on_chunk(streaming))
+    def _no_worse_than(self, chosen: OptimizationSet, grid: Grid) -> Any:
+        """Permitted streaming sets that are no lossier, and on no disk where it is on none."""
+        lossier = {*LOSSY} - {*chosen.lossy_ids}
+        worse = [grid.lossy[name] for name in lossier]
+        if Place.DISK not in chosen.places:
+            worse.append(grid.on_disk)
+        return grid.streams & ~np.any([*self._forbidden(grid), *worse], axis=0)
 
-    def _with_best_chunk(self, verdict: Verdict) -> Verdict:
+    def _keys_may_fit(self, tier: Tier) -> bool:
+        """Whether one layer's keys, values and gradients are within the device's budget."""
+        model = self._model
+        channels = 2 * model.key_value_head_count * model.head_size
+        return tier.tokens * channels * _LEAST_KEY_BYTES < self.budget.gpu_bytes
+
+    def _with_best_chunk(self, verdict: Verdict) -> tuple[Verdict, bool]:
         """The verdict with a chunk that is among the fastest that fit, where lengths differ.
 
-        Only for what is planned or estimated: sets are compared, and tiers judged, under chunks
-        that do not depend on the window, so that a longer one never takes less. Of those that
-        take the same time it is the longest not above that one, else the shortest. A verdict that
-        does not fit under its chunk fits if any length does.
+        And whether a faster one does not fit. Only for what is planned or estimated: sets are
+        compared, and tiers judged, under chunks that do not depend on the window, so that a longer
+        one never takes less. Of those that take the same time it is the longest not above that one,
+        else the shortest. A verdict that does not fit under its chunk fits if any length does.
         """
         candidate = verdict.candidate
         if candidate is None or verdict.binding is Resource.SOFTWARE:
-            return verdict
+            return verdict, False
         if verdict.fits and not self.evaluation.rates_depend_on_chunk(candidate.chosen):
-            return verdict
+            return verdict, False
         if not candidate.chosen.streaming:
-            return verdict
+            return verdict, True
         tier, chosen = verdict.tier, candidate.chosen
         lengths = chunk_lengths(tier.tokens, keys_on_device=chosen.key_values is Place.DEVICE)
         found = self.evaluation.by_chunk(tier, chosen, lengths)
         missing = self._missing(found, [tier], np.array([Place.DISK in chosen.places]))
         fits = _nothing(missing)[0]
         if not fits.any():
-            return verdict
+            return verdict, True
         seconds = np.where(fits, found.seconds[0], np.inf)
         fast = np.flatnonzero(seconds <= seconds.min() / (1 - _WORTHWHILE))
         not_longer = [i for i in fast if lengths[i] <= candidate.memory.chunk_tokens]
         best = int(not_longer[-1] if not_longer else fast[0])
-        return self._fitting(tier, found.totals(0, best), lengths[best])
+        is_limited = bool(found.seconds.min() < (1 - _WORTHWHILE) * seconds.min())
+        if verdict.fits and lengths[best] == candidate.memory.chunk_tokens:
+            return verdict, is_limited
+        return self._fitting(tier, found.totals(0, best), lengths[best]), is_limited
 
     def _grid(self, *, resident: bool) -> Grid | None:
         wanted = choice(
