@@ -69,7 +69,8 @@ FLEET = Dashboard(
             ), "flops", "bargauge", "Measured by the stress test."),
             Panel("Attention", (
                 Query("elite_profiler_device_attention_flops_per_second",
-                      "{{name}} #{{index}}, {{sequence_tokens}} tokens, head {{head_size}}"),
+                      "{{name}} #{{index}}, {{kernel}}, {{sequence_tokens}} tokens, "
+                      "head {{head_size}}"),
             ), "flops", "bargauge", "Causal, forward and backward; measured by the stress test."),
             Panel("Device memory bandwidth", (
                 Query("elite_profiler_device_memory_bandwidth_bytes_per_second", _CARD),
