@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from bench.gpu_plans import Device, rates_from
+from bench.gpu_plans import Device, fastest_kernels, rates_from
 from bench.gpu_settings import NO_CUDA, Settings
 from bench.speed_steps import find_device
-from services.planner.attention_kernels import FLASH, card_kernels
+from services.planner.attention_kernels import FLASH
 from services.profiler.probes.compute import load_kernels
 
 # What is asked, and what it is called here.
@@ -64,9 +64,8 @@ def kernel_for(device: torch.device, settings: Settings) -> str:
     """The attention kernel of sections that leave no choice: the named one, else the fastest."""
     if settings.attention_kernel or device.type != "cuda":
         return settings.attention_kernel or FLASH
-    measured = rates_from(settings.so_far)
-    timed = measured.by_element_bytes[2].kernels if measured else []
-    return (timed or card_kernels(torch.cuda.get_device_capability(device)))[0]
+    capability = torch.cuda.get_device_capability(device)
+    return fastest_kernels(rates_from(settings.so_far), capability)[0]
 
 
 def limit_memory(device: torch.device, cap_bytes: int) -> None:

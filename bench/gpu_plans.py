@@ -255,16 +255,21 @@ def row_machine(
     if rates is None:
         problem = f"the card table has no {device.name}, and its rates were not measured"
         raise PlanRefused(problem)
-    usual = rates.by_element_bytes[_HALF_BYTES].kernels or card_kernels(device.capability)
     return Machine(
         device_name=device.name, device_kind=DeviceKind.CUDA, device_index=0, shared_memory=False,
         gpu_safe_bytes=vram_bytes - device.context_bytes - device.workspace_bytes,
         host_safe_bytes=host_bytes,
         process_overhead_bytes=process_overhead_bytes(DeviceKind.CUDA), disk_free_bytes=0,
         rates=rates, dtypes=card_dtypes(device.capability),
-        attention_kernels=(kernel,) if kernel else tuple(usual),
+        attention_kernels=(kernel,) if kernel else fastest_kernels(rates, device.capability),
         has_bitsandbytes=True,
     )  # fmt: skip
+
+
+def fastest_kernels(rates: Rates | None, capability: tuple[int, int]) -> tuple[str, ...]:
+    """Attention kernels as they were timed, the fastest first; else as is usual for such a card."""
+    of_dtype = rates.of(_HALF_BYTES) if rates else None
+    return tuple(of_dtype.kernels if of_dtype else ()) or card_kernels(capability)
 
 
 def table_rates(device: Device) -> Rates | None:

@@ -41,8 +41,7 @@ CHUNK_BLOCK_BYTES = 32 * LARGE_BLOCK_BYTES
 LARGE_SLAB_BYTES = 1024 * LARGE_BLOCK_BYTES
 SLAB_BYTES = LARGE_SLAB_BYTES // 4
 # Chunks of keys in one call of attention's backward, by torch's device type. A GPU's kernel makes
-# room for the queries' gradients and rounds them in every call; a CPU's does
-# not.
+# room for the queries' gradients and rounds them in every call, a CPU's does not.
 KEY_CHUNKS = {"cpu": 1, "cuda": 4}
 
 

@@ -33,7 +33,7 @@ FUSED_KERNELS = {
     EFFICIENT: FusedKernel(shares_keys=False, largest_head_size=2**16),
 }
 # Compute capabilities, by their first number, whose matrix instructions torch's flash kernel leaves
-# unused: Hopper and data-centre Blackwell. On an H100 cuDNN's did 1.8 times as much a second
+# unused: Hopper and data-centre Blackwell. On an H100 cuDNN's did 1.75 times as much a second
 # (bench/results/gpu.json).
 _CUDNN_IS_FASTER = (9, 10)
 

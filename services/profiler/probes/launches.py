@@ -33,7 +33,7 @@ def operation_launch_seconds(device: torch.device) -> float:
         outputs_bse = model(inputs_bse)
         torch.autograd.grad(outputs_bse, [inputs_bse, *model.parameters()], outputs_bse)
 
-    with _Counter() as counter:
+    with OperationCounter() as counter:
         step()
     return float(seconds_of(device, step, _REPEATS) / counter.operations)
 
@@ -59,7 +59,9 @@ class _Block(nn.Module):
         return gated
 
 
-class _Counter(TorchDispatchMode):
+class OperationCounter(TorchDispatchMode):
+    """Counts torch's operations inside it."""
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations = 0

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.gpu_models import StreamingOnDevice, random_window
 from bench.gpu_plans import fast_machine, plan_message, streaming_set
@@ -21,6 +20,7 @@ from services.planner.ladder import Tier
 from services.planner.memory import Sizing
 from services.planner.options import Place
 from services.planner.time_terms import time_terms
+from services.profiler.probes.launches import OperationCounter
 from services.trainer.engine.executors import make_executor
 
 _CHUNK = 32
@@ -36,16 +36,6 @@ _FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-class _Counter(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.operations = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.operations += 1
-        return func(*args, **(kwargs or {}))
-
-
 def operations_of_step(subject: Subject, chunks: int) -> int:
     """Operations of torch in a streaming step of so many chunks."""
     machine, tier = fast_machine("cpu", 2**33, "sdpa_flash"), Tier(1, _CHUNK * chunks - 8, 8, 4)
@@ -55,7 +45,7 @@ def operations_of_step(subject: Subject, chunks: int) -> int:
     executor = make_executor(
         StreamingOnDevice(subject.config, plan, torch.device("cpu")).model, plan
     )
-    with _Counter() as counter:
+    with OperationCounter() as counter:
         executor.step(random_window(plan), 1.0)
     return counter.operations
 

@@ -20,11 +20,11 @@ def test_seconds_are_those_of_one_operation(monkeypatch: pytest.MonkeyPatch) -> 
         return 2.0
 
     monkeypatch.setattr(launches, "seconds_of", two_seconds)
-    with launches._Counter() as counter:
+    with launches.OperationCounter() as counter:
         found = launches.operation_launch_seconds(CPU)
     # Making the model asks for some more.
     assert 2.0 / counter.operations < found < 2.0 / 100
-    with launches._Counter() as counter:
+    with launches.OperationCounter() as counter:
         steps[0]()
     assert found == 2.0 / counter.operations
 

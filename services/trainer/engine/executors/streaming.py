@@ -338,10 +338,10 @@ class StreamingExecutor:
 
     def _call(self, window: _Window, layer: int, chunk: Chunk) -> LayerCall:
         """What a layer is called with. Calls for a window of one chunk are made together, once."""
-        token_ids_bc = self._token_ids(window, chunk)
         if len(window.chunks) > 1:
-            return self.parts.call_of(layer, token_ids_bc, chunk.begin)[1]
+            return self.parts.call_of(layer, self._token_ids(window, chunk), chunk.begin)[1]
         if not window.calls:
+            token_ids_bc = self._token_ids(window, chunk)
             window.calls.extend(self.parts.calls_to(self._last, token_ids_bc, chunk.begin)[1])
         return window.calls[layer]
 
