@@ -207,14 +207,15 @@ class Search:
         """
         best, is_limited = self._with_best_chunk(verdict)
         grid = self._grid(resident=False)
-        if not grid or not verdict.totals:
-            return best
-        if not self.evaluation.rates_depend_on_chunk(grid.sets[0]):
+        if not (grid and verdict.totals and self.evaluation.rates_depend_on_chunk(grid.sets[0])):
             return best
         in_pages = verdict.totals.chosen.key_values is not Place.DEVICE
         if not (self._keys_may_fit(verdict.tier) if in_pages else is_limited):
             return best
-        grid = grid.only(self._no_worse_than(verdict.totals.chosen, grid))
+        wanted = self._no_worse_than(verdict.totals.chosen, grid)
+        if not wanted.any():
+            return best
+        grid = grid.only(wanted)
         lengths = chunk_lengths(verdict.tier.tokens, keys_on_device=False)
         found = self.evaluation.with_chunks([verdict.tier], grid, lengths)
         fits = _nothing(self._missing(found, [verdict.tier] * len(lengths), grid.on_disk))
@@ -224,8 +225,8 @@ class Search:
         limit = min(own, seconds.min()) / (1 - _WORTHWHILE)
         if own <= limit and not (in_pages and here.min() <= limit):
             return best
-        wanted = here if here.min() <= limit else seconds
-        length, index = np.unravel_index(wanted.argmin(), wanted.shape)
+        fastest = here if here.min() <= limit else seconds
+        length, index = np.unravel_index(fastest.argmin(), fastest.shape)
         totals = found.totals(int(length), int(index))
         return self._with_best_chunk(self._fitting(verdict.tier, totals, lengths[length]))[0]
 
