@@ -7,6 +7,7 @@ themselves.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from services.planner.tracing import Traced
 
 # int, float, a numpy array of either, or Traced.
 Number = Any
+
+# The bits of a float64 below its exponent.
+_FRACTION = (1 << 52) - 1
 
 
 def maximum(*values: Number) -> Number:
@@ -57,6 +61,12 @@ def where(condition: Number, then: Number, otherwise: Number) -> Number:
     return then if value_of(condition) else otherwise
 
 
+def total(values: Iterable[Number]) -> Number:
+    """The sum; `sum` would add the first to 0, which for a grid is one more pass."""
+    first, *others = values
+    return sum(others, start=first)
+
+
 def whole(value: Number) -> Number:
     """Rounded to the nearest integer."""
     if isinstance(value, np.ndarray):
@@ -70,9 +80,7 @@ def whole(value: Number) -> Number:
 def power_of_two_from(value: Number) -> Number:
     """The smallest power of two that is not below `value`; 0 stays 0."""
     if isinstance(value, np.ndarray):
-        # A float's exponent is the bits of the integer below 2^53 that it holds.
-        _, bits = np.frexp(value - 1)
-        return np.left_shift(value > 0, bits, dtype=np.int64)
+        return _without_fraction(value, _FRACTION)
     if type(value) is Traced:
         return Traced.call("power_of_two", power_of_two_from(value.value), (value,))
     return 1 << (int(value) - 1).bit_length() if value > 0 else 0
@@ -81,9 +89,16 @@ def power_of_two_from(value: Number) -> Number:
 def power_of_two_to(value: Number) -> Number:
     """The largest power of two that is not above `value`, at least 1."""
     if isinstance(value, np.ndarray):
-        _, bits = np.frexp(np.maximum(value, 1))
-        return np.left_shift(1, bits - 1, dtype=np.int64)
+        return _without_fraction(np.maximum(value, 1), 0)
     return 1 << (max(1, int(value_of(value))).bit_length() - 1)
+
+
+def _without_fraction(value: Any, carry: int) -> Any:
+    """The power of two in a float's exponent, of integers below 2^53; `carry` is added before."""
+    bits = value.astype(np.float64).view(np.int64)
+    bits += carry
+    bits &= ~_FRACTION
+    return bits.view(np.float64).astype(np.int64)
 
 
 def ceiling_divide(value: Number, by: Number) -> Number:

@@ -109,6 +109,7 @@ class _Cost:
         self._streaming, self._chunk, self._tile_rows = streaming, chunk_tokens, tile_rows
         # Of a tensor that a layer works on.
         self._rows = chunk_tokens if streaming else tier.tokens
+        self._chunks = ceiling_divide(tier.tokens, chunk_tokens)
         # Share of the layers whose inputs are made again, by one more forward.
         self._made_again = 1 - 1 / chosen.interval
         self._forwards = where(chosen.keeps_all, 1, 2) + self._made_again
@@ -124,6 +125,7 @@ class _Cost:
         self._backward_tokens = self._others * tier.tokens + streaming * (self._busy + idle)
         self._forward_tokens = self._others * tier.tokens * self._forwards
         self._forward_tokens += streaming * (self._busy + 2 * idle)
+        self._pages = self._paged() if streaming else (0, 0)
 
     def compute(self) -> dict[str, Number]:
         """Seconds of kernels, by line."""
@@ -150,9 +152,8 @@ class _Cost:
         if not self._streaming:
             moved = where(self._chosen.inputs_on_host, self._layer_inputs(), 0)
             return _over(moved, rates.device_to_host) + _over(moved, rates.host_to_device)
-        paged, keys = self._paged(), self._streamed_keys()
-        back = paged[1] + keys[1] + self._streamed_weights()
-        return self._both_ways(paged[0] + keys[0], back)
+        (out, back), (keys_out, keys_back) = self._pages, self._streamed_keys()
+        return self._both_ways(out + keys_out, back + keys_back + self._streamed_weights())
 
     def _both_ways(self, out: Number, back: Number) -> Number:
         """Seconds of bytes from the device and to it, side by side."""
@@ -165,8 +166,7 @@ class _Cost:
         A layer's first and last page have no chunk beside them: 27 % of the copies with 8 chunks
         to a layer (bench/results/gpu.json).
         """
-        share = minimum(1, _EXPOSED_PAGES / ceiling_divide(self._tier.tokens, self._chunk))
-        return share * self._both_ways(*self._paged())
+        return minimum(1, _EXPOSED_PAGES / self._chunks) * self._both_ways(*self._pages)
 
     def disk_seconds(self) -> Number:
         """Page files, written in forward and read in backward; one direction at a time."""
@@ -308,8 +308,7 @@ class _Cost:
         model, tokens = self._model, self._tier.tokens
         weights = (self._forward_tokens + self._backward_tokens) * model.layer_linear_weights
         weights = weights - self._streaming * self._others * tokens * model.unread_weights
-        chunks = ceiling_divide(tokens, self._chunk)
-        traffic = chunks * weights / tokens * (NF4_BYTES_PER_WEIGHT + model.element)
+        traffic = self._chunks * weights / tokens * (NF4_BYTES_PER_WEIGHT + model.element)
         return where(self._chosen.nf4, traffic, 0)
 
     def _optimizer(self) -> Number:
@@ -366,7 +365,7 @@ class _Cost:
         keys = model.layers * 2 * model.element * model.key_value * tokens
         gradients = model.layers * 2 * _FLOAT32 * model.key_value * tokens
         # How often all of them are read: a chunk reads those before it, half of them on average.
-        times = 0.5 * (ceiling_divide(tokens, self._chunk) - 1)
+        times = 0.5 * (self._chunks - 1)
         out = 2 * keys + times * gradients
         back = times * (2 * keys + gradients)
         return where(chosen.keys_on_device, 0.0, out), where(chosen.keys_on_device, 0.0, back)

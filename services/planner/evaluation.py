@@ -59,6 +59,7 @@ class Totals:
     seconds: float
     low: float
     high: float
+    chunk_tokens: int
 
     @classmethod
     def of(cls, candidate: Candidate) -> Totals:
@@ -66,7 +67,7 @@ class Totals:
         memory, cost = candidate.memory, candidate.cost
         return cls(
             candidate.chosen, memory.device.total_bytes, memory.host.total_bytes,
-            memory.disk.total_bytes, cost.seconds, cost.low, cost.high,
+            memory.disk.total_bytes, cost.seconds, cost.low, cost.high, memory.chunk_tokens,
         )  # fmt: skip
 
 
@@ -87,6 +88,7 @@ class Evaluated(Sizes):
     seconds: Column
     low: Column
     high: Column
+    chunk_tokens: Column
 
     def totals(self, row: int, index: int) -> Totals:
         """Those of one tier and set."""
@@ -98,6 +100,7 @@ class Evaluated(Sizes):
             float(self.seconds[row, index]),
             float(self.low[row, index]),
             float(self.high[row, index]),
+            int(self.chunk_tokens[row, index]),
         )
 
 
@@ -160,7 +163,7 @@ class Evaluation:
             sizing = _with_chunk(chunk_tokens, tiers, group.columns)
             phases = self._memory(tiers, group.sets[0], group.columns, sizing)
             size = (len(ladder), len(group.sets))
-            totals.append([np.broadcast_to(value, size) for value in self._bytes(phases)])
+            totals.append([_in_shape(value, size) for value in self._bytes(phases)])
         return Sizes(grid.sets, *_joined(totals))
 
     def by_chunk(self, tier: Tier, chosen: OptimizationSet, lengths: Sequence[int]) -> Evaluated:
@@ -233,15 +236,21 @@ class Evaluation:
             cost.seconds * self._correction.time_factor,
             cost.low * self._correction.time_factor,
             cost.high * self._correction.time_factor,
+            phases.chunk_tokens,
         )
         size = (tier_count, len(group.sets))
-        return tuple(np.broadcast_to(value, size) for value in values)
+        return tuple(_in_shape(value, size) for value in values)
 
 
 def _with_chunk(chunk_tokens: Number, tiers: TierTerms, columns: SetTerms) -> Sizing:
     """The chunk, shorter where a longer one is useless or the window is shorter."""
     useful = longest_useful_chunk(columns.keys_on_device)
     return Sizing(chunk_tokens=minimum(useful, chunk_tokens, tiers.tokens))
+
+
+def _in_shape(value: Number, size: tuple[int, int]) -> Column:
+    """A column of the full shape; most are, and need no view."""
+    return value if np.shape(value) == size else np.broadcast_to(value, size)
 
 
 def _joined(totals: Sequence[Sequence[Column]]) -> list[Column]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from services.planner.arithmetic import Number, maximum
+from services.planner.arithmetic import Number, maximum, total
 from services.planner.machine import DeviceKind, Machine
 from services.planner.resident_memory import Lines, ResidentMemory
 from services.planner.static_memory import Static, static_memory
@@ -87,7 +87,7 @@ class MemoryPhases:
 
     def total(self, phases: Mapping[str, Lines]) -> Number:
         """The largest phase."""
-        return maximum(*(sum(lines.values()) for lines in phases.values()))
+        return maximum(*(total(lines.values()) for lines in phases.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def itemised(phases: MemoryPhases) -> RunMemory:
 
 
 def _estimate(phases: Mapping[str, Lines]) -> MemoryEstimate:
-    totals = {phase: int(sum(lines.values())) for phase, lines in phases.items()}
+    totals = {phase: int(total(lines.values())) for phase, lines in phases.items()}
     peak = max(totals, key=lambda phase: totals[phase])
     lines = {name: int(phases[peak].get(name, 0)) for name in LINES}
     return MemoryEstimate(totals, lines, peak)

@@ -11,6 +11,7 @@ from services.planner.arithmetic import (
     minimum,
     power_of_two_from,
     power_of_two_to,
+    total,
     value_of,
     where,
 )
@@ -80,8 +81,8 @@ class ResidentMemory:
     def _loss_tile_rows(self) -> Number:
         """Largest power of two for which the loss takes no more than backward does."""
         rows = self._tier.targets
-        without, with_one = (sum(self._loss(count).values()) for count in (0, 1))
-        room = sum(self._backward().values()) - without
+        without, with_one = (total(self._loss(count).values()) for count in (0, 1))
+        room = total(self._backward().values()) - without
         fitting = power_of_two_to(maximum(room // (with_one - without), SMALLEST_TILE_ROWS))
         largest = minimum(LARGEST_TILE_ROWS, power_of_two_to(rows))
         return where(self._chosen.tiled_loss, minimum(fitting, largest), rows)

@@ -252,14 +252,14 @@ class Search:
         one never takes less. Of those that take the same time it is the longest not above that one,
         else the shortest. A verdict that does not fit under its chunk fits if any length does.
         """
-        candidate = verdict.candidate
-        if candidate is None or verdict.binding is Resource.SOFTWARE:
+        tier, totals = verdict.tier, verdict.totals
+        if totals is None or verdict.binding is Resource.SOFTWARE:
             return verdict, False
-        if verdict.fits and not self.evaluation.rates_depend_on_chunk(candidate.chosen):
+        chosen = totals.chosen
+        if verdict.fits and not self.evaluation.rates_depend_on_chunk(chosen):
             return verdict, False
-        if not candidate.chosen.streaming:
+        if not chosen.streaming:
             return verdict, True
-        tier, chosen = verdict.tier, candidate.chosen
         lengths = chunk_lengths(tier.tokens, keys_on_device=chosen.key_values is Place.DEVICE)
         found = self.evaluation.by_chunk(tier, chosen, lengths)
         missing = self._missing(found, [tier], np.array([Place.DISK in chosen.places]))
@@ -268,10 +268,10 @@ class Search:
             return verdict, True
         seconds = np.where(fits, found.seconds[0], np.inf)
         fast = np.flatnonzero(seconds <= seconds.min() / (1 - _WORTHWHILE))
-        not_longer = [i for i in fast if lengths[i] <= candidate.memory.chunk_tokens]
+        not_longer = [i for i in fast if lengths[i] <= totals.chunk_tokens]
         best = int(not_longer[-1] if not_longer else fast[0])
         is_limited = bool(found.seconds.min() < (1 - _WORTHWHILE) * seconds.min())
-        if verdict.fits and lengths[best] == candidate.memory.chunk_tokens:
+        if verdict.fits and lengths[best] == totals.chunk_tokens:
             return verdict, is_limited
         return self._fitting(tier, found.totals(0, best), lengths[best]), is_limited
 

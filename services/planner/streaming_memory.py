@@ -20,6 +20,7 @@ from services.planner.arithmetic import (
     minimum,
     power_of_two_from,
     power_of_two_to,
+    total,
     value_of,
     where,
     whole,
@@ -191,7 +192,7 @@ class StreamingMemory:
         """
         keys_here = self._chosen.keys_on_device
         share = where(keys_here, _CHUNK_SHARE, _CHUNK_SHARE_FOR_STREAMED_KEYS)
-        per_token = sum(self._backward(1).values()) - sum(self._backward(0).values())
+        per_token = total(self._backward(1).values()) - total(self._backward(0).values())
         room = (device_budget - self._static.base_model) * share // per_token
         useful = longest_useful_chunk(keys_here, self._largest_chunk)
         fitting = minimum(power_of_two_to(maximum(room, SMALLEST_CHUNK)), useful)
@@ -199,8 +200,8 @@ class StreamingMemory:
 
     def _loss_tile_rows(self) -> Number:
         """Largest power of two for which the loss takes no more than backward does."""
-        without, with_one = (sum(self._loss(count).values()) for count in (0, 1))
-        room = sum(self._backward(self.chunk_tokens).values()) - without
+        without, with_one = (total(self._loss(count).values()) for count in (0, 1))
+        room = total(self._backward(self.chunk_tokens).values()) - without
         fitting = power_of_two_to(maximum(room // (with_one - without), SMALLEST_TILE_ROWS))
         return minimum(fitting, LARGEST_TILE_ROWS, power_of_two_to(self._tier.targets))
 
