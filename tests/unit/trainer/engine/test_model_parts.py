@@ -60,6 +60,36 @@ def test_the_parts_together_are_the_model(model: Any) -> None:
     assert torch.equal(parts.finish(hidden, ids, 0), parts.whole(ids))
 
 
+def test_the_final_norm_is_called_by_itself_once_it_was_seen(model: Any) -> None:
+    parts, ids = ModelParts(model), a_window(5)
+    hidden = torch.randn(1, 5, 8)
+    first = parts.finish(hidden, ids, 0)
+    assert model.base_model.ran == ["layer 0", "layer 1", "layer 2", "norm"]
+    model.base_model.ran.clear()
+    assert torch.equal(parts.finish(hidden, ids, 0), first)
+    assert model.base_model.ran == []
+
+
+def test_a_model_that_does_more_than_norm_finishes_by_its_own_forward(model: Any) -> None:
+    doubling = Doubling(model.base_model)
+    parts, ids = ModelParts(SimpleNamespace(base_model=doubling, config=model.config)), a_window(5)
+    hidden = torch.randn(1, 5, 8)
+    expected = 2 * model.base_model.norm(hidden)
+    for _ in range(2):
+        assert torch.equal(parts.finish(hidden, ids, 0), expected)
+
+
+class Doubling(nn.Module):
+    """Doubles what a backbone gives."""
+
+    def __init__(self, inner: Backbone) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+        return (2 * self.inner(input_ids)[0],)
+
+
 def test_positions_are_those_of_the_chunk() -> None:
     parts, ids = ModelParts(tiny_model("llama").eval()), a_window(20)
     _, whole = parts.call_of(1, ids, 0)
