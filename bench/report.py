@@ -32,7 +32,8 @@ class Section:
     """One results file on the page.
 
     name: of the file, of the command and, where it has one, of the picture. drawn: what the picture
-    shows, in words; empty without one. optional: left out where there is no file.
+    shows, in words; empty without one. optional: left out where there is no file. options: of the
+    command, where another section is of the same one.
     """
 
     name: str
@@ -41,11 +42,13 @@ class Section:
     drawn: str = ""
     needs_gpu: bool = False
     optional: bool = False
+    options: str = ""
 
     @property
     def command(self) -> str:
         """What measures it."""
-        return f"python -m bench.{self.name}"
+        module, _, _ = self.name.partition("-")
+        return f"python -m bench.{module} {self.options}".rstrip()
 
 
 SECTIONS = (
@@ -61,6 +64,11 @@ SECTIONS = (
     Section(
         "speed", "Streaming against stock training", report_measurements.speed,
         "Seconds and peak memory of a step by tokens, for every executor",
+    ),
+    Section(
+        "speed-avx512", "Streaming against stock training, on a CPU with AVX-512",
+        report_measurements.speed, optional=True,
+        options="--model llama-8x256 --output bench/results/speed-avx512.json",
     ),
     Section("codecs", "Codecs of layer inputs", report_measurements.codecs),
     Section(
