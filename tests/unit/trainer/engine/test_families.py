@@ -36,7 +36,7 @@ FAMILIES = {
 }
 TOLERANCE = 1e-5
 # Gemma 2's are 7e-6 from those in float64, by stock as by us; how they are rounded is the CPU's.
-GRADIENT_TOLERANCE = 3e-5
+GRADIENT_TOLERANCES = {"gemma2": 3e-5}
 DEVICE = torch.device("cpu")
 
 
@@ -100,7 +100,7 @@ def test_loss_and_gradients_are_those_of_stock_training(family: str) -> None:
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         difference = (gradient - expected[name]).norm() / expected[name].norm()
-        assert difference < GRADIENT_TOLERANCE, name
+        assert difference < GRADIENT_TOLERANCES.get(family, TOLERANCE), name
 
 
 @pytest.mark.parametrize(
