@@ -75,7 +75,7 @@ SECTIONS = (
         "ladder", "The ladder", report_predictions.ladder,
         "Device memory of every tier as bars, the video memory of its card as marks",
     ),
-    Section("choices", "The planner's choice", report_predictions.choices),
+    Section("choices", "The planner's choice", report_predictions.choices, options="--rounds 8"),
     Section(
         "profile", "Phases of a step", report_measurements.profile,
         "Seconds of a step by phase, stacked by kind of work", optional=True,

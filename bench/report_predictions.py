@@ -294,10 +294,10 @@ def choices(document: Document) -> Body:
     rows = document.get("cases", [])
     if not rows:
         return Body(f"The file has no cases: {NOT_MEASURED}.")
-    ratios = values(rows, "ratio")
+    found = (f"{row['ratio']:.3f} (of {count(row['ways'])} ways that fit)" for row in rows)
     finding = (
-        f"{len(rows)} cases: the choice takes {listed(f'{ratio:.3f}' for ratio in ratios)} of the "
-        f"fastest way's time, of {listed(count(row['ways']) for row in rows)} ways that fit."
+        f"{len(rows)} cases, the choice's time over the fastest way's: {', '.join(found)}. "
+        f"Rounds in turns: {listed(count(row['rounds']) for row in rows)}."
     )
     blocks = [block for row in rows for block in (f"{row['case']}:", _finalists(row))]
     limits = [
