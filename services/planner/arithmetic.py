@@ -2,7 +2,8 @@
 
 The formulas of memory and time are written once. They run on plain numbers for one set, on numpy
 arrays for all tiers (down) and sets (across) at once, and on `Traced` numbers to explain
-themselves.
+themselves. Arrays are float64, which has every whole number below 2^53: a division of whole numbers
+takes a third of the time integers take, and nothing is converted on the way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from services.planner.tracing import Traced
 
-# int, float, a numpy array of either, or Traced.
+# int, float, a numpy array of float64, or Traced.
 Number = Any
 
 # The bits of a float64 below its exponent.
@@ -50,7 +51,7 @@ def minimum(*values: Number) -> Number:
 def where(condition: Number, then: Number, otherwise: Number) -> Number:
     """`then` where the condition holds, else `otherwise`; conditions are never traced.
 
-    Conditions in columns are 0 or 1, as integers: a product is three times as fast as a choice.
+    Conditions in columns are 0 or 1, as numbers: a product is three times as fast as a choice.
     """
     if isinstance(condition, np.ndarray):
         if type(otherwise) is int and otherwise == 0:
@@ -70,8 +71,7 @@ def total(values: Iterable[Number]) -> Number:
 def whole(value: Number) -> Number:
     """Rounded to the nearest integer."""
     if isinstance(value, np.ndarray):
-        is_whole = value.dtype == np.int64
-        return value if is_whole else np.rint(value).astype(np.int64)
+        return np.rint(value)
     if type(value) is Traced:
         return Traced.call("round", round(value.value), (value,))
     return round(value)
@@ -94,18 +94,26 @@ def power_of_two_to(value: Number) -> Number:
 
 
 def _without_fraction(value: Any, carry: int) -> Any:
-    """The power of two in a float's exponent, of integers below 2^53; `carry` is added before."""
-    bits = value.astype(np.float64).view(np.int64)
-    bits += carry
+    """The power of two in a float's exponent, of whole numbers; `carry` is added before."""
+    bits = value.view(np.int64) + carry
     bits &= ~_FRACTION
-    return bits.view(np.float64).astype(np.int64)
+    return bits.view(np.float64)
 
 
 def ceiling_divide(value: Number, by: Number) -> Number:
     """Quotient rounded up."""
     if type(value) is Traced or type(by) is Traced:
         return Traced.call("ceil", -(-value_of(value) // value_of(by)), (value / by,))
+    if np.ndarray in (type(value), type(by)):
+        return np.ceil(value / by)
     return -(-value // by)
+
+
+def floor_divide(value: Number, by: Number) -> Number:
+    """Quotient rounded down."""
+    if np.ndarray in (type(value), type(by)):
+        return np.floor(value / by)
+    return value // by
 
 
 def value_of(number: Number) -> Number:

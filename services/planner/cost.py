@@ -14,6 +14,7 @@ from services.common.engine_process import CHUNK_BLOCK_BYTES, LARGE_BLOCK_BYTES
 from services.planner.arithmetic import (
     Number,
     ceiling_divide,
+    floor_divide,
     maximum,
     minimum,
     where,
@@ -45,6 +46,8 @@ FORMULAS: Mapping[str, str] = {
     "optimizer": "optimizer-traffic",
     "launch": "launches",
 }
+# Lines that chunks of another length may make shorter.
+SPARED_BY_CHUNKS = ("transfer", "disk", "launch", "dequantisation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def step_cost(
         low=maximum(busy / highest * (1 - margin), to_host, disk) if streaming
         else busy / highest * (1 - margin) + to_host,
         high=busy / lowest * (1 + margin) + to_host + disk,
-        disk_written_bytes=cost.disk_written(),
+        disk_written_bytes=cost.disk_written_bytes,
     )  # fmt: skip
 
 
@@ -118,14 +121,20 @@ class _Cost:
         self._others = model.layers - streaming
         self._idle: Number = 0
         if streaming:
-            self._idle = (tier.tokens - tier.targets - 1) // chunk_tokens * chunk_tokens
+            unasked = tier.tokens - tier.targets - 1
+            self._idle = floor_divide(unasked, chunk_tokens) * chunk_tokens
         self._busy = tier.tokens - self._idle
         # What they take, in tokens of a whole layer.
         idle = self._idle * terms.key_seconds / terms.linear_seconds
         self._backward_tokens = self._others * tier.tokens + streaming * (self._busy + idle)
         self._forward_tokens = self._others * tier.tokens * self._forwards
         self._forward_tokens += streaming * (self._busy + 2 * idle)
+        # Kept attention outputs spare all forwards of attention but one.
+        self._attending = where(chosen.selective, 1, self._forwards)
+        self._inputs = self._layer_inputs()
+        self._outputs = self._kept_attention()
         self._pages = self._paged() if streaming else (0, 0)
+        self.disk_written_bytes = self._disk_written() if streaming else 0
 
     def compute(self) -> dict[str, Number]:
         """Seconds of kernels, by line."""
@@ -150,7 +159,7 @@ class _Cost:
         """Copies between host and device; the two directions run side by side when streaming."""
         rates = self._terms.rates
         if not self._streaming:
-            moved = where(self._chosen.inputs_on_host, self._layer_inputs(), 0)
+            moved = where(self._chosen.inputs_on_host, self._inputs, 0)
             return _over(moved, rates.device_to_host) + _over(moved, rates.host_to_device)
         (out, back), (keys_out, keys_back) = self._pages, self._streamed_keys()
         return self._both_ways(out + keys_out, back + keys_back + self._streamed_weights())
@@ -171,17 +180,15 @@ class _Cost:
     def disk_seconds(self) -> Number:
         """Page files, written in forward and read in backward; one direction at a time."""
         rates, chosen = self._terms.rates, self._chosen
-        reads = where(chosen.inputs_on_disk, self._input_reads(), 0) * self._layer_inputs()
+        reads = where(chosen.inputs_on_disk, self._input_reads(), 0) * self._inputs
         outputs = where(chosen.outputs_on_disk, 1 + self._made_again, 0)
-        reads = reads + outputs * self._kept_attention()
-        return _over(self.disk_written(), rates.disk_write) + _over(reads, rates.disk_read)
+        reads = reads + outputs * self._outputs
+        return _over(self.disk_written_bytes, rates.disk_write) + _over(reads, rates.disk_read)
 
-    def disk_written(self) -> Number:
+    def _disk_written(self) -> Number:
         """Bytes one step writes to page files."""
-        if not self._streaming:
-            return 0
-        outputs = where(self._chosen.outputs_on_disk, self._kept_attention(), 0)
-        return self._on_disk_inputs() + outputs
+        inputs = where(self._chosen.inputs_on_disk, self._inputs, 0)
+        return inputs + where(self._chosen.outputs_on_disk, self._outputs, 0)
 
     def _linear(self) -> Number:
         """Linears of all layers: every forward, backward to inputs; adapters to weights too.
@@ -229,9 +236,8 @@ class _Cost:
         return 2.0 * self._model.query * seconds
 
     def _attention_passes(self, others: Number, last: Number) -> tuple[Number, Number]:
-        """Of pairs: how many all forwards do, and backward. Kept outputs spare all but one."""
-        forwards = where(self._chosen.selective, 1, self._forwards)
-        return others * forwards + last, _ATTENTION_BACKWARD * (others + last)
+        """Of pairs: how many all forwards do, and backward."""
+        return others * self._attending + last, _ATTENTION_BACKWARD * (others + last)
 
     def _attended_pairs(self) -> tuple[Number, Number]:
         """Twice the pairs of query and key: S S causal, 2 S w - w w in windows.
@@ -281,10 +287,9 @@ class _Cost:
         own = (self._forward_tokens + 2 * self._backward_tokens) * seconds_per_token
         if not self._streaming:
             return own
-        forwards = where(self._chosen.selective, 1, self._forwards)
         merged = merge_traffic(
             self._model, self._chosen, self._tier.tokens / self._rows,
-            forwards=forwards, window=self._model.window / self._rows,
+            forwards=self._attending, window=self._model.window / self._rows,
             key_chunks=self._terms.key_chunks,
         )  # fmt: skip
         rate = self._elementwise_rate(self._rows * self._model.query * _FLOAT32)
@@ -331,9 +336,6 @@ class _Cost:
         chosen = self._chosen
         return 1 + where(chosen.keeps_keys, 0, 1) + where(chosen.interval > 1, 1, 0)
 
-    def _on_disk_inputs(self) -> Number:
-        return where(self._chosen.inputs_on_disk, self._layer_inputs(), 0)
-
     def _kept_attention(self) -> Number:
         """Attention outputs, and keys and values where they are kept beside."""
         model, chosen = self._model, self._chosen
@@ -345,13 +347,13 @@ class _Cost:
         """Bytes from the device and to it: stores and hidden states."""
         model, chosen, tokens = self._model, self._chosen, self._tier.tokens
         one_layer = tokens * model.layer.boundary
-        inputs = where(chosen.inputs_on_device, 0, self._layer_inputs())
+        inputs = where(chosen.inputs_on_device, 0, self._inputs)
         between = where(
-            chosen.inputs_on_device | chosen.gradients_on_device,
+            maximum(chosen.inputs_on_device, chosen.gradients_on_device),
             0,
             model.layers * self._made_again * one_layer,
         )
-        outputs = where(chosen.outputs_on_device, 0, self._kept_attention())
+        outputs = where(chosen.outputs_on_device, 0, self._outputs)
         # Every layer reads and writes them, in forward and in backward: the first reads embeddings
         # and has no gradient to write, the last reads twice, for its keys too.
         hidden = where(chosen.gradients_on_device, 0, 2 * self._others * one_layer)

@@ -11,7 +11,7 @@ import numpy as np
 from services.planner.adapters import EVERY_LINEAR, Adapters
 from services.planner.arithmetic import Number, minimum
 from services.planner.calibration import UNCALIBRATED, Correction
-from services.planner.cost import StepCost, step_cost
+from services.planner.cost import SPARED_BY_CHUNKS, StepCost, step_cost
 from services.planner.grids import Grid, Group
 from services.planner.ladder import Tier
 from services.planner.machine import Machine
@@ -23,7 +23,7 @@ from services.planner.memory import (
     memory_phases,
 )
 from services.planner.models import ModelShape
-from services.planner.options import OptimizationSet
+from services.planner.options import OptimizationSet, Place
 from services.planner.streaming_memory import longest_useful_chunk
 from services.planner.terms import (
     ModelTerms,
@@ -148,7 +148,7 @@ class Evaluation:
         """
         rows = [tier for tier in ladder for _ in lengths]
         tiers = tier_terms(rows, self._adapters.rank)
-        chunk_tokens = np.tile(np.array(lengths), len(ladder))[:, None]
+        chunk_tokens = np.tile(np.array(lengths, dtype=np.float64), len(ladder))[:, None]
         totals = [
             self._totals(tiers, group, _with_chunk(chunk_tokens, tiers, group.columns), len(rows))
             for group in grid.groups
@@ -170,20 +170,28 @@ class Evaluation:
         """Totals of one tier and streaming set under chunks of several lengths, across."""
         count = len(lengths)
         group = Group((chosen,) * count, set_terms([chosen]))
-        sizing = Sizing(chunk_tokens=np.array([lengths]))  # type: ignore[arg-type]
+        sizing = Sizing(chunk_tokens=np.array([lengths], dtype=np.float64))  # type: ignore[arg-type]
         totals = self._totals(tier_terms([tier], self._adapters.rank), group, sizing, 1)
         return Evaluated(group.sets, *totals)
 
-    def rates_depend_on_chunk(self, chosen: OptimizationSet) -> bool:
-        """Whether a chunk's length changes its time per token: by caches, or by what calls cost."""
-        _, time = self.terms(chosen)
-        differs = (
-            time.elementwise.depends_on_size
-            or time.forward_overhead > 0
-            or time.blocks is not None
-            or time.launch_seconds > 0
-        )
-        return chosen.streaming and differs
+    def spared_by_chunk(self, candidate: Candidate) -> float:
+        """The most that a chunk of another length may spare, as a share of the step.
+
+        All of it where rates depend on the length or every chunk reads the keys; else waiting,
+        weights made anew for every chunk, and in the last layer the chunks that have targets.
+        """
+        chosen, cost = candidate.chosen, candidate.cost
+        if not chosen.streaming:
+            return 0.0
+        shape, time = self.terms(chosen)
+        by_rates = time.elementwise.depends_on_size or time.forward_overhead or time.blocks
+        if by_rates or chosen.key_values is not Place.DEVICE:
+            return 1.0
+        by_line = sum(cost.lines[name] for name in SPARED_BY_CHUNKS) / cost.seconds
+        # Most of a step may be attention, and that of layers without a window.
+        full_layers = max(1, shape.layers - shape.windowed_layers)
+        with_targets = candidate.memory.chunk_tokens / (candidate.tier.tokens * full_layers)
+        return float(by_line + with_targets)
 
     def sizing(self, device_budget: int) -> Sizing:
         """The budget as the formulas see it: before they are corrected."""

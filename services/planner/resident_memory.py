@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from services.planner.arithmetic import (
     Number,
+    floor_divide,
     maximum,
     minimum,
     power_of_two_from,
@@ -83,7 +84,9 @@ class ResidentMemory:
         rows = self._tier.targets
         without, with_one = (total(self._loss(count).values()) for count in (0, 1))
         room = total(self._backward().values()) - without
-        fitting = power_of_two_to(maximum(room // (with_one - without), SMALLEST_TILE_ROWS))
+        fitting = power_of_two_to(
+            maximum(floor_divide(room, with_one - without), SMALLEST_TILE_ROWS)
+        )
         largest = minimum(LARGEST_TILE_ROWS, power_of_two_to(rows))
         return where(self._chosen.tiled_loss, minimum(fitting, largest), rows)
 
@@ -117,11 +120,11 @@ class ResidentMemory:
     def _backward(self) -> Lines:
         """The later of two moments: the last layer's, or the first's with all gradients made."""
         model, chosen, lora = self._model, self._chosen, self._static.lora
-        one_output = self._attention_outputs // model.layers
+        one_output = floor_divide(self._attention_outputs, model.layers)
         checkpointed = self._boundary + one_output
         one_layer = where(chosen.keeps_all, self._one_kept, checkpointed)
         freed = where(chosen.inputs_on_device, (model.layers - 1) * one_layer, 0)
-        one_gradient = lora // model.layers
+        one_gradient = floor_divide(lora, model.layers)
         at_first_layer = lora - one_gradient > freed
         gradients = where(at_first_layer, lora, one_gradient)
         # The recompute takes the kept output as its own.

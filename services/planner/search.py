@@ -207,7 +207,7 @@ class Search:
         """
         best, is_limited = self._with_best_chunk(verdict)
         grid = self._grid(resident=False)
-        if not (grid and verdict.totals and self.evaluation.rates_depend_on_chunk(grid.sets[0])):
+        if not (grid and verdict.totals):
             return best
         in_pages = verdict.totals.chosen.key_values is not Place.DEVICE
         if not (self._keys_may_fit(verdict.tier) if in_pages else is_limited):
@@ -255,8 +255,8 @@ class Search:
         tier, totals = verdict.tier, verdict.totals
         if totals is None or verdict.binding is Resource.SOFTWARE:
             return verdict, False
-        chosen = totals.chosen
-        if verdict.fits and not self.evaluation.rates_depend_on_chunk(chosen):
+        chosen, candidate = totals.chosen, verdict.candidate
+        if verdict.fits and candidate and self.evaluation.spared_by_chunk(candidate) <= _WORTHWHILE:
             return verdict, False
         if not chosen.streaming:
             return verdict, True

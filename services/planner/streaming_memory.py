@@ -16,6 +16,7 @@ from services.common.engine_process import LARGE_SLAB_BYTES, SLAB_BYTES
 from services.planner.arithmetic import (
     Number,
     ceiling_divide,
+    floor_divide,
     maximum,
     minimum,
     power_of_two_from,
@@ -78,8 +79,8 @@ def slabs(count: Number, page_bytes: Number) -> Number:
     page = maximum(1, page_bytes)
     rounded_page = power_of_two_from(page)
     for slab_bytes in (LARGE_SLAB_BYTES, SLAB_BYTES):
-        per_slab = maximum(1, slab_bytes // page)
-        full = count // per_slab
+        per_slab = maximum(1, floor_divide(slab_bytes, page))
+        full = floor_divide(count, per_slab)
         taken = taken + full * maximum(slab_bytes, rounded_page)
         count = count - full * per_slab
     return taken + power_of_two_from(count * page_bytes)
@@ -94,6 +95,14 @@ class Store:
     on_device: Number
     on_host: Number
     on_disk: Number
+
+
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    """How many pages a store has, and the bytes of one."""
+
+    count: Number
+    bytes: Number
 
 
 class StreamingMemory:
@@ -131,9 +140,12 @@ class StreamingMemory:
         self.chunk_tokens = chunk_tokens if is_given else self._chunk(device_budget)
         # The last page of every layer is a whole one too.
         self._chunks = ceiling_divide(tier.tokens, self.chunk_tokens)
+        self._pages = tuple(map(self._pages_of, self._stores))
         self._on_device = self.chunk_tokens * sum(
-            where(store.on_device, self._count(store) * store.width, 0) for store in self._stores
+            where(store.on_device, pages.count * store.width, 0)
+            for store, pages in zip(self._stores, self._pages, strict=True)
         )
+        self._between = self._backward(self.chunk_tokens)
         self.tile_rows = self._loss_tile_rows()
 
     def phases(self) -> dict[str, Lines]:
@@ -151,7 +163,7 @@ class StreamingMemory:
             "forward": self._trained | self._forward(chunk),
             "loss": self._trained | self._loss(self.tile_rows),
             "last_layer": self._trained | self._last_layer(chunk),
-            "backward": self._trained | self._backward(chunk),
+            "backward": self._trained | self._between,
             "first_layer": self._trained | self._first_layer(chunk),
             "optimizer": self._trained | update,
         }  # fmt: skip
@@ -160,9 +172,8 @@ class StreamingMemory:
         """Stores in pinned memory, slab by slab, and weights that are streamed."""
         keys = where(self._chosen.keys_on_device, 0, self._paged_keys())
         activations = sum(
-            _wherever(store.on_host, self._slabs, store)
-            + _wherever(store.on_disk, self._staging, store)
-            for store in self._stores
+            _wherever(store.on_host, _slabs, pages) + _wherever(store.on_disk, _staging, pages)
+            for store, pages in zip(self._stores, self._pages, strict=True)
         )
         return {
             "activations": activations,
@@ -172,7 +183,10 @@ class StreamingMemory:
 
     def disk_stores(self) -> Lines:
         """Page files."""
-        files = (_wherever(store.on_disk, self._file_bytes, store) for store in self._stores)
+        files = (
+            _wherever(store.on_disk, _file_bytes, pages)
+            for store, pages in zip(self._stores, self._pages, strict=True)
+        )
         return {"activations": sum(files)}
 
     def journal_bytes(self) -> Number:
@@ -180,9 +194,13 @@ class StreamingMemory:
 
         Inputs between two kept ones are made again.
         """
-        inputs, _, hidden, outputs, keys = self._stores
-        kept = (where(s.on_disk, 0, self._file_bytes(s)) for s in (inputs, outputs, keys))
-        return sum(kept) + 2 * self._file_bytes(hidden)
+        _, between, hidden, _, _ = self._stores
+        files = (
+            where(store.on_disk, 0, _file_bytes(pages)) * (2 if store is hidden else 1)
+            for store, pages in zip(self._stores, self._pages, strict=True)
+            if store is not between
+        )
+        return sum(files)
 
     def _chunk(self, device_budget: Number) -> Number:
         """A share of what the weights leave of the budget, in whole powers of two.
@@ -193,42 +211,25 @@ class StreamingMemory:
         keys_here = self._chosen.keys_on_device
         share = where(keys_here, _CHUNK_SHARE, _CHUNK_SHARE_FOR_STREAMED_KEYS)
         per_token = total(self._backward(1).values()) - total(self._backward(0).values())
-        room = (device_budget - self._static.base_model) * share // per_token
+        room = floor_divide((device_budget - self._static.base_model) * share, per_token)
         useful = longest_useful_chunk(keys_here, self._largest_chunk)
         fitting = minimum(power_of_two_to(maximum(room, SMALLEST_CHUNK)), useful)
         return minimum(fitting, self._tier.tokens)
 
     def _loss_tile_rows(self) -> Number:
         """Largest power of two for which the loss takes no more than backward does."""
-        without, with_one = (total(self._loss(count).values()) for count in (0, 1))
-        room = total(self._backward(self.chunk_tokens).values()) - without
-        fitting = power_of_two_to(maximum(room // (with_one - without), SMALLEST_TILE_ROWS))
+        room = total(self._between.values()) - total(self._loss(0).values())
+        rows = floor_divide(room, self._loss_row_bytes() + logit_bytes(self._model))
+        fitting = power_of_two_to(maximum(rows, SMALLEST_TILE_ROWS))
         return minimum(fitting, LARGEST_TILE_ROWS, power_of_two_to(self._tier.targets))
 
-    def _count(self, store: Store) -> Number:
-        """How many pages a store has."""
-        return store.layers * self._chunks
-
-    def _pages(self, store: Store) -> tuple[Number, Number]:
-        """How many pages a store has, and their bytes."""
-        return self._count(store), whole(self.chunk_tokens * store.width)
-
-    def _slabs(self, store: Store) -> Number:
-        return slabs(*self._pages(store))
-
-    def _staging(self, store: Store) -> Number:
-        """Pinned pages on the way between device and disk."""
-        _, page = self._pages(store)
-        return BUFFERED_PAGES * power_of_two_from(page + DISK_BLOCK_BYTES)
-
-    def _file_bytes(self, store: Store) -> Number:
-        count, page = self._pages(store)
-        return count * ceiling_divide(page, DISK_BLOCK_BYTES) * DISK_BLOCK_BYTES
+    def _pages_of(self, store: Store) -> _Pages:
+        return _Pages(store.layers * self._chunks, whole(self.chunk_tokens * store.width))
 
     def _paged_keys(self) -> Number:
         model = self._model
         widths = (2 * model.element * model.key_value, 2 * _FLOAT32 * model.key_value)
-        return sum(self._slabs(Store(1, width, False, True, False)) for width in widths)
+        return sum(slabs(self._chunks, whole(self.chunk_tokens * width)) for width in widths)
 
     def _forward(self, chunk: Number) -> Lines:
         """A layer's MLP, beside the embeddings that the first layer takes."""
@@ -241,10 +242,13 @@ class StreamingMemory:
         model, chunk = self._model, self.chunk_tokens
         layer = model.layer.kept.at(self._tier.rank) - model.layer.input_kept
         width = layer + 2 * model.layer.boundary + _TOKEN_BYTES
-        rows = tile_rows * (model.final_norm_output + 4 * model.element * model.hidden)
-        lines = self._standing(chunk, chunk * width + rows)
+        lines = self._standing(chunk, chunk * width + tile_rows * self._loss_row_bytes())
         buffers = lines["buffers"] + logit_bytes(model) * tile_rows + self._static.dequantised
         return lines | {"gradients": whole(_FLOAT32 * self._adapter_count()), "buffers": buffers}
+
+    def _loss_row_bytes(self) -> Number:
+        """Of a row of a tile, beside its logits."""
+        return self._model.final_norm_output + 4 * self._model.element * self._model.hidden
 
     def _last_layer(self, chunk: Number) -> Lines:
         """Backward of the layer that goes to the loss: nothing of it was kept.
@@ -279,7 +283,7 @@ class StreamingMemory:
         lines = self._standing(chunk, chunk * (width - model.layer.boundary + _TOKEN_BYTES))
         sums = (_FLOAT32 + _FOUND_SHARE * model.adapter_element) * self._adapter_count()
         return lines | {
-            "gradients": static.lora // model.layers * layers_done + whole(sums),
+            "gradients": floor_divide(static.lora, model.layers) * layers_done + whole(sums),
             "buffers": lines["buffers"] + static.dequantised,
         }
 
@@ -301,10 +305,23 @@ class StreamingMemory:
         }
 
 
-def _wherever(condition: Number, amount: Callable[[Store], Number], store: Store) -> Number:
+def _slabs(pages: _Pages) -> Number:
+    return slabs(pages.count, pages.bytes)
+
+
+def _staging(pages: _Pages) -> Number:
+    """Pinned pages on the way between device and disk."""
+    return BUFFERED_PAGES * power_of_two_from(pages.bytes + DISK_BLOCK_BYTES)
+
+
+def _file_bytes(pages: _Pages) -> Number:
+    return pages.count * ceiling_divide(pages.bytes, DISK_BLOCK_BYTES) * DISK_BLOCK_BYTES
+
+
+def _wherever(condition: Number, amount: Callable[[_Pages], Number], pages: _Pages) -> Number:
     """Nothing elsewhere; a grid without such a place is spared the arithmetic."""
     is_anywhere = condition.any() if isinstance(condition, np.ndarray) else value_of(condition)
-    return where(condition, amount(store), 0) if is_anywhere else 0
+    return where(condition, amount(pages), 0) if is_anywhere else 0
 
 
 def stores(model: ModelTerms, chosen: SetTerms) -> tuple[Store, ...]:
@@ -315,7 +332,7 @@ def stores(model: ModelTerms, chosen: SetTerms) -> tuple[Store, ...]:
     interval = minimum(chosen.interval, maximum(model.layers - 1, 1))
     gradients = chosen.gradients_on_device
     # Inputs made again wait beside the hidden states, never on a disk.
-    between = chosen.inputs_on_device | gradients
+    between = maximum(chosen.inputs_on_device, gradients)
     return (
         Store(
             kept_layer_inputs(model, chosen), boundary * chosen.codec_share,
@@ -339,7 +356,7 @@ def kept_layer_inputs(model: ModelTerms, chosen: SetTerms) -> Number:
 
     The first's are the embeddings; the last's are the hidden states when backward begins.
     """
-    return maximum(model.layers - 2, 0) // chosen.interval
+    return floor_divide(maximum(model.layers - 2, 0), chosen.interval)
 
 
 def output_width(model: ModelTerms) -> Number:

@@ -145,7 +145,7 @@ def tier_terms(tiers: Sequence[Tier], rank: int = 0) -> TierTerms:
     rows = [(tier.tokens, tier.target_tokens, rank or tier.lora_rank) for tier in tiers]
     if len(rows) == 1:
         return TierTerms(*rows[0])
-    return TierTerms(*(column[:, None] for column in np.array(rows, dtype=np.int64).T))
+    return TierTerms(*(column[:, None] for column in np.array(rows, dtype=np.float64).T))
 
 
 # Bytes a value takes: int8 with an fp32 scale per 128 values; NF4 with one per 64.
@@ -179,8 +179,7 @@ def set_terms(sets: Sequence[OptimizationSet]) -> SetTerms:
     if len(sets) == 1:
         return SetTerms(**{name: read(sets[0]) for name, read in readers.items()})
     return SetTerms(**{
-        # Flags as integers: see arithmetic.where.
-        name: np.array([+read(one) for one in sets])[None, :] for name, read in readers.items()
+        name: np.array([[float(read(one)) for one in sets]]) for name, read in readers.items()
     })  # fmt: skip
 
 
