@@ -36,7 +36,8 @@ def test_a_running_run_is_paused_and_goes_on(lonely_trainer: TrainerStack) -> No
     assert stack.get(run_id).state == PAUSED
 
     resumed = stack.stub.ResumeRun(trainer_pb2.ResumeRunRequest(run_id=run_id)).run
-    assert resumed.state == trainer_pb2.RUN_STATE_RESUMING
+    # The worker is free and may have it already.
+    assert resumed.state in (trainer_pb2.RUN_STATE_RESUMING, RUNNING)
     run = stack.wait_for(run_id, SUCCEEDED, FAILED)
     assert (run.state, run.attempt_count) == (SUCCEEDED, 2)
     assert stack.starts(run_id) == ["resume=False", "resume=True"]
