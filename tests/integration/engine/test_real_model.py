@@ -24,8 +24,8 @@ CONFIG = LlamaConfig(
 def test_smollm2_trains_two_steps(tmp_path: Path) -> None:
     files = importlib.metadata.distribution(DISTRIBUTION).files or ()
     (gguf,) = [str(file) for file in files if str(file).endswith(".gguf")]
-    plan = a_plan(CONFIG, LLAMA_LINEARS, compute_dtype=planner_pb2.DTYPE_FLOAT32, loss_tile_rows=64)
-    plan.context_tokens, plan.target_tokens = 192, 64
+    plan = a_plan(CONFIG, LLAMA_LINEARS, compute_dtype=planner_pb2.DTYPE_FLOAT32, loss_tile_rows=32)
+    plan.context_tokens, plan.target_tokens = 96, 32
     plan.model.weights.package.distribution = DISTRIBUTION
     plan.model.weights.package.file = gguf
     write_json(tmp_path / "plan.json", plan)
