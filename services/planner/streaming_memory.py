@@ -140,10 +140,9 @@ class StreamingMemory:
         self.chunk_tokens = chunk_tokens if is_given else self._chunk(device_budget)
         # The last page of every layer is a whole one too.
         self._chunks = ceiling_divide(tier.tokens, self.chunk_tokens)
-        self._pages = tuple(map(self._pages_of, self._stores))
+        self._stored = tuple((store, self._pages_of(store)) for store in self._stores)
         self._on_device = self.chunk_tokens * sum(
-            where(store.on_device, pages.count * store.width, 0)
-            for store, pages in zip(self._stores, self._pages, strict=True)
+            where(store.on_device, pages.count * store.width, 0) for store, pages in self._stored
         )
         self._between = self._backward(self.chunk_tokens)
         self.tile_rows = self._loss_tile_rows()
@@ -173,7 +172,7 @@ class StreamingMemory:
         keys = where(self._chosen.keys_on_device, 0, self._paged_keys())
         activations = sum(
             _wherever(store.on_host, _slabs, pages) + _wherever(store.on_disk, _staging, pages)
-            for store, pages in zip(self._stores, self._pages, strict=True)
+            for store, pages in self._stored
         )
         return {
             "activations": activations,
@@ -183,10 +182,7 @@ class StreamingMemory:
 
     def disk_stores(self) -> Lines:
         """Page files."""
-        files = (
-            _wherever(store.on_disk, _file_bytes, pages)
-            for store, pages in zip(self._stores, self._pages, strict=True)
-        )
+        files = (_wherever(store.on_disk, _file_bytes, pages) for store, pages in self._stored)
         return {"activations": sum(files)}
 
     def journal_bytes(self) -> Number:
@@ -194,13 +190,11 @@ class StreamingMemory:
 
         Inputs between two kept ones are made again.
         """
-        _, between, hidden, _, _ = self._stores
-        files = (
-            where(store.on_disk, 0, _file_bytes(pages)) * (2 if store is hidden else 1)
-            for store, pages in zip(self._stores, self._pages, strict=True)
-            if store is not between
+        inputs, _, (_, hidden_pages), outputs, keys = self._stored
+        kept = (
+            where(store.on_disk, 0, _file_bytes(pages)) for store, pages in (inputs, outputs, keys)
         )
-        return sum(files)
+        return sum(kept) + 2 * _file_bytes(hidden_pages)
 
     def _chunk(self, device_budget: Number) -> Number:
         """A share of what the weights leave of the budget, in whole powers of two.
