@@ -174,19 +174,20 @@ class Evaluation:
         totals = self._totals(tier_terms([tier], self._adapters.rank), group, sizing, 1)
         return Evaluated(group.sets, *totals)
 
-    def spared_by_chunk(self, candidate: Candidate) -> float:
-        """The most that a chunk of another length may spare, as a share of the step.
-
-        All of it where rates depend on the length or every chunk reads the keys; else waiting,
-        weights made anew for every chunk, and in the last layer the chunks that have targets.
-        """
-        chosen, cost = candidate.chosen, candidate.cost
-        if not chosen.streaming:
-            return 0.0
-        shape, time = self.terms(chosen)
+    def rates_depend_on_chunk(self, chosen: OptimizationSet) -> bool:
+        """Whether a chunk's length changes its time per token, or how often keys are read."""
+        _, time = self.terms(chosen)
         by_rates = time.elementwise.depends_on_size or time.forward_overhead or time.blocks
-        if by_rates or chosen.key_values is not Place.DEVICE:
-            return 1.0
+        return bool(by_rates) or chosen.key_values is not Place.DEVICE
+
+    def spared_by_chunk(self, candidate: Candidate) -> float:
+        """The most that another chunk may spare a streaming set elsewhere, as a share of the step.
+
+        Waiting, weights made anew for every chunk, and in the last layer the chunks that have
+        targets.
+        """
+        shape, _ = self.terms(candidate.chosen)
+        cost = candidate.cost
         by_line = sum(cost.lines[name] for name in SPARED_BY_CHUNKS) / cost.seconds
         # Most of a step may be attention, and that of layers without a window.
         full_layers = max(1, shape.layers - shape.windowed_layers)

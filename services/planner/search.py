@@ -46,8 +46,7 @@ _REACH_ON_HOST = 1.25
 _REACH_IN_TIME = 2.0
 # Of a channel of keys and its gradient, in 16 bits and fp32.
 _LEAST_KEY_BYTES = 6
-# What a shortfall weighs against where no disk was named.
-_USUAL_DISK_BYTES = 10**12
+_USUAL_DISK_BYTES = 10**12  # what a shortfall weighs against where no disk was named
 
 
 def plan(
@@ -252,14 +251,18 @@ class Search:
         one never takes less. Of those that take the same time it is the longest not above that one,
         else the shortest. A verdict that does not fit under its chunk fits if any length does.
         """
-        tier, totals = verdict.tier, verdict.totals
+        totals = verdict.totals
         if totals is None or verdict.binding is Resource.SOFTWARE:
             return verdict, False
-        chosen, candidate = totals.chosen, verdict.candidate
-        if verdict.fits and candidate and self.evaluation.spared_by_chunk(candidate) <= _WORTHWHILE:
-            return verdict, False
+        tier, chosen = verdict.tier, totals.chosen
         if not chosen.streaming:
-            return verdict, True
+            return verdict, not verdict.fits
+        if (
+            verdict.fits
+            and not self.evaluation.rates_depend_on_chunk(chosen)
+            and ((one := verdict.candidate) and self.evaluation.spared_by_chunk(one) <= _WORTHWHILE)
+        ):
+            return verdict, False
         lengths = chunk_lengths(tier.tokens, keys_on_device=chosen.key_values is Place.DEVICE)
         found = self.evaluation.by_chunk(tier, chosen, lengths)
         missing = self._missing(found, [tier], np.array([Place.DISK in chosen.places]))
