@@ -257,11 +257,9 @@ class Search:
         tier, chosen = verdict.tier, totals.chosen
         if not chosen.streaming:
             return verdict, not verdict.fits
-        if (
-            verdict.fits
-            and not self.evaluation.rates_depend_on_chunk(chosen)
-            and ((one := verdict.candidate) and self.evaluation.spared_by_chunk(one) <= _WORTHWHILE)
-        ):
+        is_alike = verdict.fits and not self.evaluation.rates_depend_on_chunk(chosen)
+        candidate = verdict.candidate if is_alike else None
+        if candidate and self.evaluation.spared_by_chunk(candidate) <= _WORTHWHILE:
             return verdict, False
         lengths = chunk_lengths(tier.tokens, keys_on_device=chosen.key_values is Place.DEVICE)
         found = self.evaluation.by_chunk(tier, chosen, lengths)
