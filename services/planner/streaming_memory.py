@@ -74,16 +74,19 @@ def slabs(count: Number, page_bytes: Number) -> Number:
     if Traced in (type(count), type(page_bytes)):
         taken = slabs(value_of(count), value_of(page_bytes))
         return Traced.call("slabs", taken, (count, page_bytes))
-    taken = 0
     # A slab that is full of pages is more than half full: it is rounded up to its own size.
     page = maximum(1, page_bytes)
     rounded_page = power_of_two_from(page)
-    for slab_bytes in (LARGE_SLAB_BYTES, SLAB_BYTES):
-        per_slab = maximum(1, floor_divide(slab_bytes, page))
-        full = floor_divide(count, per_slab)
-        taken = taken + full * maximum(slab_bytes, rounded_page)
-        count = count - full * per_slab
-    return taken + power_of_two_from(count * page_bytes)
+    per_large = maximum(1, floor_divide(LARGE_SLAB_BYTES, page))
+    full = floor_divide(count, per_large)
+    rest = count - full * per_large
+    per_slab = maximum(1, floor_divide(SLAB_BYTES, page))
+    small = floor_divide(rest, per_slab)
+    parts = small * maximum(SLAB_BYTES, rounded_page)
+    parts = parts + power_of_two_from((rest - small * per_slab) * page_bytes)
+    # What is left goes into one, where several would take more.
+    rest_bytes = minimum(parts, power_of_two_from(rest * page_bytes))
+    return full * maximum(LARGE_SLAB_BYTES, rounded_page) + rest_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -343,13 +343,16 @@ def _carve(pages: Pages, allocate: Callable[[int], torch.Tensor]) -> list[torch.
 
 
 def _pages_by_slab(count: int, page_bytes: int) -> Iterator[int]:
-    """How many pages each slab has."""
-    for slab_bytes in (LARGE_SLAB_BYTES, SLAB_BYTES):
-        per_slab = max(1, slab_bytes // page_bytes)
-        full, count = divmod(count, per_slab)
-        yield from itertools.repeat(per_slab, full)
-    if count:
-        yield count
+    """How many pages each slab has; what is left goes into one where several would take more."""
+    large, small = (max(1, size // page_bytes) for size in (LARGE_SLAB_BYTES, SLAB_BYTES))
+    full, rest = divmod(count, large)
+    parts = [small] * (rest // small) + [rest % small] * bool(rest % small)
+
+    def taken_bytes(slabs: list[int]) -> int:
+        return sum(1 << (pages * page_bytes - 1).bit_length() for pages in slabs if pages)
+
+    yield from itertools.repeat(large, full)
+    yield from min(parts, [rest], key=taken_bytes)
 
 
 def _aligned(size: int) -> int:
