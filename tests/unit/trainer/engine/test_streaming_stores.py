@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.planner import streaming_memory
 from services.trainer.engine.memory_tracking import StorageTracker
 from services.trainer.engine.streaming import stores
 from services.trainer.engine.streaming.page_files import PageFilePlace
@@ -77,12 +78,23 @@ def test_a_store_counts_exactly_what_it_moves(place: Place, tmp_path: Path) -> N
 
 def test_pages_are_carved_from_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     pages = Pages(FIELDS, TOKENS, COUNT)
-    monkeypatch.setattr(stores, "SLAB_BYTES", 3 * pages.page_bytes + 1)
+    for name in ("LARGE_SLAB_BYTES", "SLAB_BYTES"):
+        monkeypatch.setattr(stores, name, 3 * pages.page_bytes + 1)
     store = make_store(pages, DEVICE, Place.DEVICE)
     for page in range(COUNT):
         store.write(page, TOKENS, tensors(page, TOKENS))
     for page in range(COUNT):
         assert float(store.read(page, TOKENS)[1].mean()) == page
+
+
+@given(count=st.integers(1, 200), page_bytes=st.integers(1, 2**31))
+def test_slabs_hold_all_pages_and_take_what_is_planned(count: int, page_bytes: int) -> None:
+    slabs = list(stores._pages_by_slab(count, page_bytes))
+    assert sum(slabs) == count
+    assert min(slabs) > 0
+    taken = sum(1 << (pages * page_bytes - 1).bit_length() for pages in slabs)
+    assert taken == streaming_memory.slabs(count, page_bytes)
+    assert taken <= streaming_memory.slabs(count + 1, page_bytes)
 
 
 def test_host_stores_are_counted_apart() -> None:
