@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -78,9 +79,13 @@ def _run(options: argparse.Namespace, events: EventEmitter, stop: StopSignal) ->
     for name, value in LIBRARY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # Torch takes seconds to load: a bad plan should not have to wait for it.
+    # Torch takes seconds to load: a bad plan should not have to wait for it. What is loaded stays,
+    # and looking through it for garbage takes a third of the time and more.
+    gc.disable()
     from services.trainer.engine.run import Run, execute
 
+    gc.freeze()
+    gc.enable()
     fence = Fence(options.run_directory.resolve(), options.fencing_token)
     cache_directory = options.data_cache or fence.folder.parent / "datasets"
     cache = cache_directory.resolve()
