@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace, events: EventEmitter, stop: StopSignal) ->
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Torch takes seconds to load: a bad plan should not have to wait for it. What is loaded stays,
-    # and looking through it for garbage takes a third of the time and more.
+    # and looking through it for garbage takes a third of the time.
     gc.disable()
     from services.trainer.engine.run import Run, execute
 
