@@ -14,6 +14,9 @@ from pathlib import Path
 from services.common.launch import with_parent
 
 LOG_TAIL_LINES = 15
+# While a process becomes another program (exec), /proc shows its environment as empty, for some
+# 0.1 ms. One that has none at all looks the same.
+EXEC_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,17 @@ def processes_with(variable: str, value: str) -> list[int]:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+            if wanted in _environment(entry):
                 found.append(int(entry.name))
         except OSError:
             continue
     return found
+
+
+def _environment(process: Path) -> list[bytes]:
+    """What /proc says a process was started with, each `NAME=value`. Raises `OSError`."""
+    deadline = time.monotonic() + EXEC_SECONDS
+    while not (text := (process / "environ").read_bytes()) and time.monotonic() < deadline:
+        (process / "exe").readlink()  # the kernel's own threads have none, nor have the dead
+        time.sleep(0)
+    return text.split(b"\0")

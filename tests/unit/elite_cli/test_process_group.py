@@ -18,6 +18,8 @@ from elite_cli.stack.process import ProcessSpec, processes_with
 from elite_cli.stack.process_group import STACK_VARIABLE, ProcessGroup
 
 SLEEP = "import time; time.sleep(600)"
+# Becomes itself again, for as long as it lives.
+BECOMING = "import os, sys; os.execv(sys.executable, sys.orig_argv)"
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
 
 
@@ -109,6 +111,29 @@ def test_a_log_of_the_time_before_is_kept(tmp_path: Path) -> None:
             group.start([spec("talker", f"print({word!r}, flush=True); {SLEEP}", ready)])
             wait_until(lambda word=word: word in (tmp_path / "talker.log").read_text())  # type: ignore[misc]
     assert "earlier" in (tmp_path / "talker.previous.log").read_text()
+
+
+def test_one_that_is_becoming_another_program_is_found() -> None:
+    stack_id = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-c", BECOMING], env={**os.environ, STACK_VARIABLE: stack_id}
+    )
+    try:
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            assert processes_with(STACK_VARIABLE, stack_id) == [process.pid]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_one_without_an_environment_does_not_stop_the_search() -> None:
+    process = subprocess.Popen([sys.executable, "-S", "-c", SLEEP], env={})
+    try:
+        assert process.pid not in processes_with(STACK_VARIABLE, uuid.uuid4().hex)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_killing_the_parent_leaves_nothing(tmp_path: Path) -> None:
