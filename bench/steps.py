@@ -40,7 +40,9 @@ _SEED = 0
 _STEPS = 1_000_000
 # A product is thin when one of its sides is at most this: adapters' ranks are, windows are not.
 _THIN = 32
-_MATMULS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::_addmm_activation"})
+_MATMULS = frozenset(
+    {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::_addmm_activation"}
+)
 _ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 _OPTIMIZER_STEP = "Optimizer.step#"
 _OTHERS_SHOWN = 12

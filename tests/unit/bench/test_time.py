@@ -111,6 +111,7 @@ def test_every_rate_of_a_profile_has_a_name_of_its_own() -> None:
         ("aten::mm", [[512, 576], [576, 1536]], "matmul"),
         ("aten::mm", [[512, 576], [576, 16]], "thin_matmul"),
         ("aten::mm", [[16, 512], [512, 576]], "thin_matmul"),
+        ("aten::addmm_", [[512, 576], [512, 16], [16, 576], [], []], "thin_matmul"),
         ("aten::addmm", [[49152], [128, 576], [576, 49152]], "head_matmul"),
         ("aten::_scaled_dot_product_flash_attention_for_cpu", [], "attention_forward"),
         ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", [], "attention_backward"),
