@@ -11,10 +11,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from elite.profiler.v1 import profiler_pb2
 from services.common.engine_process import LIBRARY_ENVIRONMENT
@@ -24,6 +28,7 @@ from services.profiler.probes.host import cpu_device, read_host
 from services.profiler.probes.software import read_software
 
 _MEMORY_FRACTION = 0.02
+_RATES_BY_SHAPE = ("matmul_rates", "attention_rates", "block_attention_rates", "elementwise_rates")
 _RATE_PROBES = (
     "matmul_16bit", "matmul_32bit", "matmul_shapes", "attention", "elementwise",
     "memory_bandwidth",
@@ -88,12 +93,54 @@ def rates_of(profile: profiler_pb2.NodeProfile) -> dict[str, float]:
     return rates
 
 
-def drift(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """After over before, by kind: lowest, median and highest of the rates that both have."""
+def mean_profile(profiles: Sequence[profiler_pb2.NodeProfile]) -> profiler_pb2.NodeProfile:
+    """The first profile with the rates that the machine had on the whole: harmonic means.
+
+    A rate that is missing from any of them is left out.
+    """
+    found = profiler_pb2.NodeProfile()
+    found.CopyFrom(profiles[0])
+    measured = found.devices[0].measurements
+    for field in _RATES_BY_SHAPE:
+        by_shape: dict[Any, list[Any]] = defaultdict(list)
+        for profile in profiles:
+            for rate in getattr(profile.devices[0].measurements, field):
+                by_shape[_shape_of(rate)].append(rate)
+        measured.ClearField(field)
+        for rates in by_shape.values():
+            if len(rates) == len(profiles):
+                mean = getattr(measured, field).add()
+                mean.CopyFrom(rates[0])
+                _average(mean, rates)
+    _average(measured, [profile.devices[0].measurements for profile in profiles])
+    return found
+
+
+def _shape_of(rate: Message) -> tuple[tuple[str, Any], ...]:
+    """What a rate was measured of."""
+    return tuple((field.name, value) for field, value in rate.ListFields() if not _is_rate(field))
+
+
+def _average(found: Message, measured: Sequence[Message]) -> None:
+    """Gives a message the harmonic means of the others' rates."""
+    for field in filter(_is_rate, found.DESCRIPTOR.fields):
+        rates = [getattr(one, field.name) for one in measured]
+        setattr(found, field.name, statistics.harmonic_mean(rates))
+
+
+def _is_rate(field: FieldDescriptor) -> bool:
+    return bool(field.name.endswith("_per_second"))
+
+
+def drift(
+    mean: Mapping[str, float], measured: Iterable[Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Rates over their means, by kind: lowest, median and highest of those that have a mean."""
     ratios: dict[str, list[float]] = {}
-    for name in before.keys() & after.keys():
-        if before[name] > 0:
-            ratios.setdefault(name.split()[0], []).append(after[name] / before[name])
+    for rates in measured:
+        for name in mean.keys() & rates.keys():
+            if mean[name] > 0:
+                ratios.setdefault(name.split()[0], []).append(rates[name] / mean[name])
     return {
         kind: {"lowest": min(all_), "median": statistics.median(all_), "highest": max(all_)}
         for kind, all_ in sorted(ratios.items())

@@ -60,6 +60,11 @@ SECTIONS = (
         "time", "Time: predicted and measured", report_predictions.time,
         "Predicted against measured seconds of a step, with the diagonal",
     ),
+    Section(
+        "time-avx512", "Time: predicted and measured, on a CPU with AVX-512 and AMX",
+        report_predictions.time, optional=True,
+        options="--output bench/results/time-avx512.json",
+    ),
     Section("planner", "Latency of the planner", report_measurements.planner),
     Section(
         "speed", "Streaming against stock training", report_measurements.speed,

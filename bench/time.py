@@ -1,8 +1,9 @@
 """Predicted against measured seconds of optimiser steps: `python -m bench.time [--fast]`.
 
-Measures this machine's rates (or takes a profile), predicts every case from them, runs the engine's
-own steps on the CPU, case after case in rounds so that what else the machine does falls on all of
-them, and measures the rates again. Writes `bench/results/time.json` and prints the errors.
+Measures this machine's rates, runs the engine's own steps on the CPU, case after case in rounds,
+and measures the rates again after every round: what else the machine does falls on all of them.
+Predicts every case from the rates' means, or from a profile. Writes `bench/results/time.json` and
+prints the errors.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from bench.machine import describe_machine
-from bench.rates import computes_in_16_bits, drift, measured_profile, rates_of
+from bench.rates import computes_in_16_bits, drift, mean_profile, measured_profile, rates_of
 from elite.planner.v1 import planner_pb2
 from elite.profiler.v1 import profiler_pb2
 from services.common.engine_process import LIBRARY_ENVIRONMENT
@@ -175,6 +176,11 @@ def predict(model: ModelShape, tier: Tier, chosen: OptimizationSet, machine: Mac
     )
 
 
+def predict_all(cases: Sequence[Case], machine: Machine) -> list[Prediction]:
+    """What the planner says of every case."""
+    return [predict(case.shape, case.tier, case.chosen(machine), machine) for case in cases]
+
+
 @dataclass(slots=True)
 class Measured:
     """The timed steps of a case, in the order they ran, and one step by operator."""
@@ -185,7 +191,10 @@ class Measured:
 
 
 def run_cases(
-    cases: Sequence[Case], predictions: Sequence[Prediction], rounds: int
+    cases: Sequence[Case],
+    plans: Sequence[planner_pb2.Plan],
+    rounds: int,
+    after_round: Callable[[], None],
 ) -> list[Measured]:
     """A warm-up step of each case, then rounds of one step of each, then one under the profiler."""
     for name, value in LIBRARY_ENVIRONMENT.items():
@@ -195,14 +204,12 @@ def run_cases(
     steps.set_up_process()
     models: dict[Case, Any] = {}
     steppers = []
-    for case, prediction in zip(cases, predictions, strict=True):
+    for case, plan in zip(cases, plans, strict=True):
         # A model belongs to the streaming executor that was made for it last.
         same_weights = case if case.streaming else replace(case, tokens=0)
         if same_weights not in models:
-            models[same_weights] = steps.load(case.config, prediction.plan)
-        steppers.append(
-            steps.stepper(models[same_weights], prediction.plan, case.shape.vocabulary_size)
-        )
+            models[same_weights] = steps.load(case.config, plan)
+        steppers.append(steps.stepper(models[same_weights], plan, case.shape.vocabulary_size))
     measured = [Measured() for _ in cases]
     for number in range(rounds + 1):
         print(f"round {number} of {rounds}" if number else "warm-up", flush=True)
@@ -211,6 +218,8 @@ def run_cases(
             if number:
                 found.seconds.append(timed.seconds)
                 found.cpu_shares.append(timed.cpu_share)
+        if number:
+            after_round()
     print("operators", flush=True)
     for case, found, stepper in zip(cases, measured, steppers, strict=True):
         found.lines = steps.step_lines(stepper, case.shape.vocabulary_size)
@@ -275,36 +284,40 @@ def show(document: dict[str, Any]) -> None:
     print(json.dumps(document["summary"], indent=1))
 
 
+def measure(fast: bool, rounds: int, given: Path | None) -> dict[str, Any]:
+    """Rates and steps in turns, and what was predicted. given: JSON of a NodeProfile."""
+    profiles = [measured_profile(quick=fast)]
+    machine = machine_from_profile(profiles[0])
+    cases = cases_for(machine, FAST_CASES if fast else CASES)
+    measured = run_cases(
+        cases, [prediction.plan for prediction in predict_all(cases, machine)], rounds,
+        after_round=lambda: profiles.append(measured_profile(quick=fast)),
+    )  # fmt: skip
+    profile = mean_profile(profiles)
+    if given:
+        profile = json_format.Parse(given.read_text(), profiler_pb2.NodeProfile())
+    predictions = predict_all(cases, machine_from_profile(profile))
+    rows = [case_row(*parts) for parts in zip(cases, predictions, measured, strict=True)]
+    rates, seen = rates_of(profile), [rates_of(one) for one in profiles]
+    return {
+        "machine": describe_machine(),
+        "profile": rates,
+        "measured_rates": seen,
+        "drift": {"before, between and after": drift(rates, seen)},
+        "summary": summary(rows),
+        "cases": rows,
+    }
+
+
 def main() -> None:
     """Measures, predicts, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", type=Path, help="JSON of a NodeProfile, instead of measuring")
+    parser.add_argument("--profile", type=Path, help="JSON of a NodeProfile to predict from")
     parser.add_argument("--fast", action="store_true", help="four tiny cases, to see that it works")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="timed steps of each case")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    before = measured_profile(quick=arguments.fast)
-    profile = before
-    if arguments.profile:
-        text = arguments.profile.read_text()
-        profile = json_format.Parse(text, profiler_pb2.NodeProfile())
-    machine = machine_from_profile(profile)
-    cases = cases_for(machine, FAST_CASES if arguments.fast else CASES)
-    predictions = [predict(case.shape, case.tier, case.chosen(machine), machine) for case in cases]
-    measured = run_cases(cases, predictions, arguments.rounds)
-    rates = rates_of(profile)
-    seen = {"before": rates_of(before), "after": rates_of(measured_profile(quick=arguments.fast))}
-    if not arguments.profile:
-        del seen["before"]  # the profile itself
-    rows = [case_row(*parts) for parts in zip(cases, predictions, measured, strict=True)]
-    document = {
-        "machine": describe_machine(),
-        "profile": rates,
-        "measured_rates": seen,
-        "drift": {when: drift(rates, found) for when, found in seen.items()},
-        "summary": summary(rows),
-        "cases": rows,
-    }
+    document = measure(arguments.fast, arguments.rounds, arguments.profile)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(document, indent=1) + "\n")
     show(document)

@@ -13,7 +13,7 @@ from services.trainer.engine.decoder import decoder_layers
 from services.trainer.engine.failures import BAD_MODEL, EngineError
 from services.trainer.engine.key_value_heads import convert_and_measure
 from services.trainer.engine.models import DTYPES
-from services.trainer.engine.probe import attention_kernel_in_use, check_logits
+from services.trainer.engine.probe import attention_kernel_in_use, check_loss
 from services.trainer.engine.quantization import quantise_layer
 from services.trainer.engine.recomputation import HostInputs, recompute_in_backward
 from services.trainer.engine.streaming.codecs import EXACT
@@ -83,7 +83,7 @@ def apply_plan(
 
     # 4. Attention and head: prove on a few tokens that they are what the plan counts on.
     kernel = attention_kernel_in_use(model, execution.attention_kernel)
-    check_logits(model, kernel)
+    check_loss(model, kernel)
     applied.append(f"attention: {kernel}, causal, no mask")
 
     # 5. What is kept for backward. Last, because it wraps the layers' forward.

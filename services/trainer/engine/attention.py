@@ -1,15 +1,15 @@
 """Causal attention through torch's fused kernels, and through nothing else.
 
-Transformers hands every attention to `causal_attention` and asks `causal_mask` for masks. The mask
-is always None: an (S, S) mask would cost more than the rest of a long window. What a model wants
-beyond plain causal attention is refused by name.
+Transformers hands every attention to `causal_attention` and asks `causal_mask` for masks. There is
+none: an (S, S) mask would cost more than the rest of a long window. What a layer wants beyond plain
+causal attention is refused by name, and so is whatever is not known to leave the result alone.
 
 Shapes: B batch, S tokens, H query heads, G KV heads, D head dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -35,8 +35,12 @@ BACKENDS = {
 # What a plan that names no kernel gets.
 FUSED_BACKENDS = [backend for name, backend in BACKENDS.items() if name != MATH]
 
-# Keyword arguments of other attention functions that change the result.
-_UNSUPPORTED_ARGUMENTS = ("softcap", "s_aux", "position_bias")
+# Keyword arguments of attention functions that do not change the result.
+_HARMLESS = frozenset({
+    "cache_position", "num_items_in_batch", "output_attentions", "output_hidden_states",
+    "output_router_logits", "position_embeddings", "position_ids", "return_dict", "use_cache",
+})  # fmt: skip
+_KNOWN = _HARMLESS | {"dropout", "is_causal"}
 
 
 def register_attention() -> None:
@@ -65,22 +69,25 @@ def causal_attention(
     query_bhsd: torch.Tensor,
     key_bgsd: torch.Tensor,
     value_bgsd: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: Any,
     *,
     scaling: float | None = None,
-    dropout: float = 0.0,
+    sliding_window: int | None = None,
     **arguments: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention of a whole window; returns (B, S, H, D)."""
-    wanted = [name for name in _UNSUPPORTED_ARGUMENTS if arguments.get(name) is not None]
-    if dropout:
-        wanted.append("dropout")
-    if wanted or attention_mask is not None:
-        what = ", ".join(wanted) or "an attention mask"
+    wanted = beyond_causal(module, arguments)
+    if attention_mask is not None:
+        is_named = isinstance(attention_mask, str)
+        wanted.append(attention_mask if is_named else "a mask of its own making")
+    elif sliding_window and sliding_window < query_bhsd.shape[2]:
+        wanted.append(f"a sliding_window of {sliding_window:,} tokens that its mask does not have")
+    if wanted:
         raise EngineError(
             BAD_MODEL,
-            f"{type(module).__name__} needs {what}, which the fused attention kernels do not have",
-            "choose another model",
+            f"{type(module).__name__} needs {', '.join(wanted)}, which the fused attention kernels "
+            f"do not have",
+            "choose another model; where its window is too short, a lower tier",
         )
     group_size = query_bhsd.shape[1] // key_bgsd.shape[1]
     if group_size > 1 and not kernels_group_heads():
@@ -91,6 +98,17 @@ def causal_attention(
         query_bhsd, key_bgsd, value_bgsd, is_causal=True, scale=scaling, enable_gqa=group_size > 1
     )
     return output.transpose(1, 2).contiguous(), None
+
+
+def beyond_causal(module: torch.nn.Module, arguments: Mapping[str, Any]) -> list[str]:
+    """What a call of an attention function wants, beside its mask, that is not plain causal."""
+    given = [name for name, value in arguments.items() if value is not None]
+    wanted = sorted(name for name in given if name not in _KNOWN)
+    if arguments.get("dropout"):
+        wanted.append("dropout")
+    if arguments.get("is_causal") is False or getattr(module, "is_causal", True) is False:
+        wanted.append("attention that is not causal")
+    return wanted
 
 
 def kernels_group_heads() -> bool:
@@ -106,21 +124,14 @@ def causal_mask(
     local_size: int | None = None,
     allow_is_causal_skip: bool = True,
     **_: Any,
-) -> None:
-    """No mask. Raises `EngineError` (BAD_MODEL) where plain causal attention would be wrong."""
+) -> str | None:
+    """No mask; where plain causal attention would be wrong, why: refused if a layer uses it."""
     if local_size is not None and kv_length > local_size:
-        raise EngineError(
-            BAD_MODEL,
-            f"the model's sliding_window of {local_size:,} tokens is shorter than this tier's "
-            f"window of {q_length:,}",
-            "choose a lower tier or a model with full attention",
+        return (
+            f"a sliding_window of {local_size:,} tokens (or attention_chunk_size), shorter than "
+            f"this tier's window of {q_length:,}"
         )
-    if not allow_is_causal_skip:
-        raise EngineError(
-            BAD_MODEL,
-            "the model's attention is not plain causal attention",
-            "choose another model",
-        )
+    return None if allow_is_causal_skip else "a mask that is not causal"
 
 
 class AttentionRecorder(TorchDispatchMode):

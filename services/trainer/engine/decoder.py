@@ -11,20 +11,31 @@ from services.trainer.engine.failures import BAD_MODEL, EngineError
 
 
 def backbone(model: Any) -> Any:
-    """The model without its head: token ids to the hidden states after the final norm."""
+    """The model without its head: token ids to the hidden states after the final norm.
+
+    Raises `EngineError` (BAD_MODEL) where transformers finds none.
+    """
+    if model.base_model is model:
+        problem = f"{model.config.model_type} has no part of its own without the head"
+        raise EngineError(BAD_MODEL, problem, "choose another model")
     return model.base_model
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
-    """The stack of decoder layers. Raises `EngineError` (BAD_MODEL) when there is none."""
+    """The stack of decoder layers. Raises `EngineError` (BAD_MODEL) when there is none.
+
+    Other parts of a model, such as one for pictures, may have as many.
+    """
     count = model.config.get_text_config().num_hidden_layers
-    for module in backbone(model).modules():
+    part = backbone(model)
+    decoder = part.get_decoder() if hasattr(part, "get_decoder") else part
+    for module in decoder.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise EngineError(
         BAD_MODEL,
-        f"{model.config.model_type} has no list of {count} decoder layers",
-        "choose a decoder-only model",
+        f"{model.config.model_type} has no list of {count} decoder layers (num_hidden_layers)",
+        "choose another model",
     )
 
 

@@ -108,6 +108,9 @@ def _from_pretrained(kind: Any, location: str, **options: Any) -> Any:
     except _LOADING_ERRORS as error:
         if describe(error).cause != INTERNAL:  # out of memory or of disk
             raise
+        if isinstance(error, KeyError) and ATTENTION_NAME in error.args:
+            problem = f"{location} has attention of its own and cannot be given the engine's"
+            raise EngineError(BAD_MODEL, problem, "choose another model") from error
         problem = f"{location} cannot be loaded ({_first_line(error)})"
         fix = "give spec.model_path, a Hugging Face folder, or let this machine reach the hub"
         raise EngineError(BAD_MODEL, problem, fix) from error

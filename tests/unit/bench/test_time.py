@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bench import steps, time
-from bench.rates import drift, rates_of
+from bench.rates import drift, mean_profile, rates_of
 from elite.profiler.v1 import profiler_pb2
 from services.planner.machine import ComputeDtype
 from services.planner.rates import Rates, single_rates
@@ -69,12 +69,27 @@ def test_errors_are_averaged_with_and_without_their_sign() -> None:
 
 
 def test_drift_is_told_by_kind() -> None:
-    before = {"matmul a": 1.0, "matmul b": 2.0, "matmul c": 4.0, "elementwise a": 1.0, "gone": 1.0}
-    after = {"matmul a": 2.0, "matmul b": 2.0, "matmul c": 2.0, "elementwise a": 3.0, "new": 1.0}
-    assert drift(before, after) == {
-        "elementwise": {"lowest": 3.0, "median": 3.0, "highest": 3.0},
+    mean = {"matmul a": 1.0, "matmul b": 2.0, "matmul c": 4.0, "elementwise a": 1.0, "gone": 1.0}
+    before = {"matmul a": 2.0, "matmul b": 2.0, "elementwise a": 3.0, "new": 1.0}
+    after = {"matmul c": 2.0, "elementwise a": 1.0}
+    assert drift(mean, [before, after]) == {
+        "elementwise": {"lowest": 1.0, "median": 2.0, "highest": 3.0},
         "matmul": {"lowest": 0.5, "median": 1.0, "highest": 2.0},
     }
+
+
+def test_a_mean_is_of_what_all_profiles_have() -> None:
+    profiles = [profiler_pb2.NodeProfile(devices=[profiler_pb2.Device()]) for _ in range(2)]
+    for profile, rate in zip(profiles, (2, 6), strict=True):
+        measured = profile.devices[0].measurements
+        measured.memory_bandwidth_bytes_per_second = rate
+        measured.matmul_rates.add(rows=8, inner=4, outer=4, flops_per_second=rate)
+    slow = profiles[0].devices[0].measurements.matmul_rates.add(rows=9, inner=4, outer=4)
+    slow.flops_per_second = 1
+    measured = mean_profile(profiles).devices[0].measurements
+    assert measured.memory_bandwidth_bytes_per_second == 3
+    assert [(rate.rows, rate.flops_per_second) for rate in measured.matmul_rates] == [(8, 3)]
+    assert len(profiles[0].devices[0].measurements.matmul_rates) == 2
 
 
 def test_every_rate_of_a_profile_has_a_name_of_its_own() -> None:

@@ -220,6 +220,8 @@ class StreamingExecutor:
         return loss
 
     def _backward_layer(self, window: _Window, layer: int) -> None:
+        if not any(self._anatomy.adapters[: layer + 1]):  # nothing from here down is trained
+            return
         self._make_inputs(window, layer)
         self._backward_chunks(window, layer, functools.partial(self._run_again, window, layer))
 

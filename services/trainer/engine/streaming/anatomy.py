@@ -14,12 +14,14 @@ from torch import nn
 
 from services.trainer.engine.adapters import trainable_parameters
 from services.trainer.engine.failures import BAD_MODEL, EngineError
+from services.trainer.engine.probe import NOT_AS_GIVEN
 from services.trainer.engine.streaming.attention_calls import attention
 from services.trainer.engine.streaming.kernels import Heads
 from services.trainer.engine.streaming.model_parts import ModelParts
 from services.trainer.engine.streaming.unread_outputs import unread_linears
 
 _PROBE_TOKENS = 2
+_HIDDEN_DIMENSIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,12 @@ def examine(model: Any, parts: ModelParts, device: torch.device) -> Anatomy:
     try:
         with torch.no_grad(), attention(recorder):
             parts.whole(token_ids)
-    except (AttributeError, TypeError) as error:  # it opens the mask, or takes no position ids
-        raise _refused(f"does not take masks or positions as given ({error})") from error
+        embeddings, _ = parts.call_of(len(parts.layers) - 1, token_ids, begin=0)
+    # It opens the mask, takes no position ids, or passes more than hidden states between layers.
+    except NOT_AS_GIVEN as error:
+        raise _refused(f"cannot be called in parts ({error!r})") from error
+    if embeddings.dim() != _HIDDEN_DIMENSIONS:
+        raise _refused(f"gives its layers hidden states of {embeddings.dim()} dimensions")
     if len(recorder.heads) != len(parts.layers):
         calls = f"{len(recorder.heads)} attention calls in {len(parts.layers)} layers"
         raise _refused(f"makes {calls}")
@@ -83,7 +89,6 @@ def examine(model: Any, parts: ModelParts, device: torch.device) -> Anatomy:
         raise _refused("has layers with different attention heads")
     with attention(_Reader()):
         unread = [_unread(parts, layer, token_ids) for layer in range(len(parts.layers))]
-    embeddings, _ = parts.call_of(0, token_ids, begin=0)
     adapters = [trainable_parameters(layer) for layer in parts.layers]
     if sum(map(len, adapters)) != len(trainable_parameters(model)):
         raise _refused("has adapters outside its decoder layers")

@@ -19,16 +19,11 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
+from services.trainer.engine.attention import beyond_causal
 from services.trainer.engine.failures import BAD_MODEL, INTERNAL, EngineError
 
 # Without "sdpa" or "flash" in it: transformers treats such names in ways of its own.
 STREAMING_ATTENTION = "elite_stream"
-
-# Keyword arguments that do not change what attention returns.
-_HARMLESS = frozenset({
-    "cache_position", "num_items_in_batch", "output_attentions", "output_hidden_states",
-    "output_router_logits", "position_embeddings", "position_ids", "return_dict", "use_cache",
-})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +75,10 @@ def _attention_function(
     attention_mask: Any,
     *,
     scaling: float | None = None,
-    dropout: float = 0.0,
     sliding_window: int | None = None,
-    is_causal: bool | None = None,
     **arguments: Any,
 ) -> tuple[torch.Tensor, None]:
-    wanted = sorted(n for n, v in arguments.items() if v is not None and n not in _HARMLESS)
-    if dropout:
-        wanted.append("dropout")
-    if is_causal is False or getattr(module, "is_causal", True) is False:
-        wanted.append("attention that is not causal")
+    wanted = beyond_causal(module, arguments)
     if not isinstance(attention_mask, CausalMask):
         is_named = isinstance(attention_mask, str)
         wanted.append(attention_mask if is_named else "a mask of its own making")

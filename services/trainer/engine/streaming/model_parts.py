@@ -63,7 +63,8 @@ class ModelParts:
     def __post_init__(self) -> None:
         self.layers = list(decoder_layers(self.model))
         self._recording: _Recording | None = None
-        self._returns_tuple = [False] * len(self.layers)
+        # What layers return behind their hidden states; None: not a tuple.
+        self._returned: list[tuple[None, ...] | None] = [None] * len(self.layers)
         self._final_norm: nn.Module | None = None
         self._is_final_norm_known = False
         for index, layer in enumerate(self.layers):
@@ -155,10 +156,11 @@ class ModelParts:
             """The layer, or while it is recorded its first argument."""
             if self._recording is None:
                 result = forward(*arguments, **keywords)
-                self._returns_tuple[index] = isinstance(result, tuple)
+                self._returned[index] = _nothing_more(result)
                 return result
             passed = self._record(self._recording, index, arguments, keywords)
-            return (passed,) if self._returns_tuple[index] else passed
+            returned = self._returned[index]
+            return passed if returned is None else (passed, *returned)
 
         setattr(recordable, _ORIGINAL, forward)
         return recordable
@@ -189,6 +191,13 @@ class ModelParts:
         return EngineError(
             BAD_MODEL, f"{name} {problem}: the streaming executor cannot run it", fix
         )
+
+
+def _nothing_more(result: Any) -> tuple[None, ...] | None:
+    """The end of a tuple where nothing is in it. What is, no recorder can make."""
+    if not isinstance(result, tuple):
+        return None
+    return () if any(one is not None for one in result[1:]) else (None,) * (len(result) - 1)
 
 
 @contextmanager

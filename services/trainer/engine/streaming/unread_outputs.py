@@ -63,10 +63,11 @@ class _Readers(TorchDispatchMode):
         """Modules that ran and whose outputs nothing read."""
         return [linear for linear in self._watched if linear not in self._read]
 
-    def watch(self, linear: nn.Linear, _: Any, output: torch.Tensor) -> None:
-        """A forward hook."""
-        self._watched.append(linear)
-        self._hold(output, {linear})
+    def watch(self, linear: nn.Linear, _: Any, output: Any) -> None:
+        """A forward hook. What a router makes, several tensors, is read."""
+        if torch.is_tensor(output):
+            self._watched.append(linear)
+            self._hold(output, {linear})
 
     def __torch_dispatch__(
         self, function: Any, _types: Any, arguments: Any = (), keywords: Any = None

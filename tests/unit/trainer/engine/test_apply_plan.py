@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import bitsandbytes as bnb
 import pytest
 import torch
@@ -15,6 +17,7 @@ from services.trainer.engine.executors import make_executor
 from services.trainer.engine.executors.resident import ResidentExecutor
 from services.trainer.engine.failures import EngineError
 from services.trainer.engine.models import DTYPES
+from services.trainer.engine.probe import check_loss
 from tests.fixtures.engine import LLAMA_LINEARS, a_plan, tiny_config, tiny_model
 
 CPU = torch.device("cpu")
@@ -142,12 +145,79 @@ def test_sliding_window_shorter_than_the_window_is_refused_by_name() -> None:
         executor.evaluate(torch.zeros((1, 64), dtype=torch.long))
 
 
-def test_logits_the_loss_does_not_know_are_refused_by_name() -> None:
-    model = prepared()
+@pytest.mark.parametrize(
+    ("dtype", "factor"), [("FLOAT32", 1.0001), ("BFLOAT16", 1.02), ("FLOAT16", 1.005)]
+)
+def test_logits_the_loss_does_not_know_are_refused_by_name(dtype: str, factor: float) -> None:
+    plan = a_plan(
+        tiny_config(), LLAMA_LINEARS, compute_dtype=planner_pb2.Dtype.Value(f"DTYPE_{dtype}")
+    )
+    model = prepared().to(DTYPES[plan.execution.compute_dtype])
     head = model.get_output_embeddings()
-    head.register_forward_hook(lambda _module, _inputs, logits: logits * 1.5)
+    hook = head.register_forward_hook(lambda _module, _inputs, logits: logits * factor)
     with pytest.raises(EngineError, match="llama makes its logits in a way"):
-        apply_plan(model, a_plan(tiny_config(), LLAMA_LINEARS), CPU, seed=1)
+        apply_plan(model, plan, CPU, seed=1)
+    hook.remove()
+    check_loss(model, "")
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 0.001])
+def test_a_loss_that_the_model_adds_is_refused_by_name(coefficient: float) -> None:
+    model = prepared(
+        "mixtral", num_local_experts=4, output_router_logits=True, router_aux_loss_coef=coefficient
+    )
+    if coefficient:
+        with pytest.raises(EngineError, match=r"mixtral adds to its loss .* a router's"):
+            check_loss(model, "")
+    else:
+        check_loss(model, "")
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides", "expected"),
+    [
+        ("gemma", {"use_bidirectional_attention": True}, "needs attention that is not causal"),
+        ("gpt_oss", {}, "needs s_aux"),
+        ("llama4_text", {}, "llama4_text has no part of its own without the head"),
+        ("recurrent_gemma", {"block_types": ["attention"], "tie_word_embeddings": False},
+         "recurrent_gemma makes its logits"),
+    ],
+)  # fmt: skip
+def test_families_that_are_something_else_are_refused(family, overrides, expected) -> None:
+    model = prepared(family, **overrides)
+    with pytest.raises(EngineError, match=expected):
+        apply_plan(model, a_plan(model.config, ["q_proj"]), CPU, seed=1)
+
+
+def test_a_model_that_wants_something_else_is_refused(monkeypatch) -> None:
+    model = prepared()
+    monkeypatch.setattr(model.model, "forward", lambda **_: {}["sliding_attention"])
+    with pytest.raises(EngineError, match=r"llama cannot be called .* \(KeyError\('sliding_att"):
+        apply_plan(model, a_plan(model.config, LLAMA_LINEARS), CPU, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [
+        ("qwen2_moe", {"sliding_window": 4, "use_sliding_window": False}),
+        ("gemma3_text", {"sliding_window": 4, "layer_types": ["full_attention"] * 2}),
+    ],
+)
+def test_a_sliding_window_that_no_layer_uses_is_none(family, overrides) -> None:
+    model = prepared(family, **overrides)
+    result = apply_plan(model, a_plan(model.config, ["q_proj"]), CPU, seed=1)
+    assert result.attention_kernel == "sdpa_flash"
+
+
+def test_what_attention_is_not_known_to_ignore_is_refused_by_name() -> None:
+    query, key, value = (torch.randn(1, 2, 8, 8) for _ in range(3))
+    plain = functools.partial(
+        attention.causal_attention, torch.nn.Module(), query, key, value, None
+    )
+    plain(block_indices=None, use_cache=True, dropout=0.0, sliding_window=8)
+    for wanted in ({"block_indices": key}, {"dropout": 0.1}, {"sliding_window": 7}):
+        with pytest.raises(EngineError, match=f"Module needs .*{next(iter(wanted))}"):
+            plain(**wanted)
 
 
 def test_heads_are_repeated_for_the_kernel_that_cannot_group_them(monkeypatch) -> None:

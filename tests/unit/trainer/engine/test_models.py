@@ -51,6 +51,12 @@ def test_models_that_cannot_be_found_say_what_to_do(tmp_path: Path) -> None:
         find_model(a_summary(package=package), "", tmp_path)
 
 
+def test_attention_that_cannot_be_exchanged_is_said_to_be_that(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path, "falcon")
+    with refused("has attention of its own and cannot be given the engine's: choose another model"):
+        load_model(str(folder), a_plan(tiny_config("falcon"), ["query_key_value"]))
+
+
 def test_a_model_is_loaded_frozen_in_the_compute_dtype(folder: Path) -> None:
     plan = a_plan(tiny_config(), LLAMA_LINEARS, compute_dtype=planner_pb2.DTYPE_BFLOAT16)
     model = load_model(str(folder), plan)

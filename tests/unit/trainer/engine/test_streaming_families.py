@@ -51,6 +51,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     # Mixtures of experts: a token's experts depend on the token alone.
     "mixtral": ("mixtral", {"num_local_experts": 4}),
     "olmoe": ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+    # Layers return a tuple whose second part is None.
+    "bamba, attention": (
+        "bamba", {"attn_layer_indices": [0, 1], "mamba_n_heads": 4, "mamba_d_head": 16},
+    ),
     # Sliding windows really shorter than the sequence, and than a chunk.
     "mistral, window": ("mistral", {"sliding_window": 20}),
     "starcoder2, window": ("starcoder2", {"sliding_window": 11}),
@@ -114,6 +118,33 @@ def test_loss_and_gradients_are_those_of_stock_training(name: str, chunk_tokens:
     assert loss == pytest.approx(expected_loss, rel=TOLERANCE)
     for parameter, error in relative_errors(gradients, expected).items():
         assert error <= TOLERANCE, parameter
+
+
+def test_nothing_is_made_of_layers_that_nothing_below_is_trained_in() -> None:
+    """As where a mixture of experts begins with layers that have none, and only experts learn."""
+    model, parameters = adapted_model("llama", num_hidden_layers=4)
+    _, expected = stock_gradients("llama", a_window(TOKENS), TARGETS, num_hidden_layers=4)
+    frozen = {name for name in parameters if ".layers.0." in name or ".layers.1." in name}
+    for name in frozen:
+        parameters.pop(name).requires_grad_(False)
+    executor = StreamingExecutor(model, settings(10))
+    executor.step(a_window(TOKENS), 1.0)
+    found = gradients_of(parameters)
+    errors = relative_errors(found, {name: expected[name] for name in found})
+    assert max(errors.values()) <= TOLERANCE
+    assert frozen
+
+
+def test_a_router_that_makes_several_tensors() -> None:
+    """PhimoeTopKRouter is a linear module, and returns a tuple."""
+    modules = ["q_proj", "v_proj"]
+    model, parameters = adapted_model("phimoe", modules=modules, num_local_experts=4)
+    loss = StreamingExecutor(model, settings(10)).step(a_window(TOKENS), 1.0)
+    expected_loss, expected = stock_gradients(
+        "phimoe", a_window(TOKENS), TARGETS, modules=modules, num_local_experts=4
+    )
+    assert loss == pytest.approx(expected_loss, rel=TOLERANCE)
+    assert max(relative_errors(gradients_of(parameters), expected).values()) <= TOLERANCE
 
 
 def test_gradients_accumulate_with_their_scale() -> None:

@@ -88,7 +88,7 @@ FALCON_H1 = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d
         ("gpt_oss", {}, ["q_proj"], "s_aux"),
         # A state-space model beside attention in every layer: all looks well but the result.
         ("falcon_h1", FALCON_H1, ["q_proj"], "falcon_h1: layer 0 in chunks is not layer 0 whole"),
-        ("mixtral", {"output_router_logits": True}, ["q_proj"], "router loss"),
+        ("mixtral", {"output_router_logits": True}, ["q_proj"], "mixtral adds to its loss"),
         ("llama", {}, ["q_proj", "embed_tokens"], "adapters outside its decoder layers"),
     ],
 )
@@ -100,16 +100,17 @@ def test_models_it_cannot_do(family, overrides, targets, expected) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "expected"),
+    ("family", "overrides", "expected"),
     [
-        ("bloom", "0 attention calls in 2 layers"),
-        ("diffllama", "4 attention calls in 2 layers"),
-        ("doge", "does not take masks or positions as given"),
+        ("bloom", {}, "0 attention calls in 2 layers"),
+        ("diffllama", {}, "4 attention calls in 2 layers"),
+        ("doge", {}, "cannot be called in parts"),
+        ("gemma3n_text", {"num_kv_shared_layers": 0}, "hidden states of 4 dimensions"),
     ],
 )
-def test_attention_that_goes_another_way(family: str, expected: str) -> None:
+def test_models_that_go_another_way(family: str, overrides: Any, expected: str) -> None:
     with pytest.raises(EngineError, match=expected):
-        StreamingExecutor(tiny_model(family).eval(), StreamingSettings(64, 16, 10, 5))
+        StreamingExecutor(tiny_model(family, **overrides).eval(), StreamingSettings(64, 16, 10, 5))
 
 
 @pytest.mark.parametrize("precision", ["BASE_PRECISION_FULL", "BASE_PRECISION_NF4"])
