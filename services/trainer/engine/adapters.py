@@ -38,7 +38,7 @@ def add_adapters(model: Any, lora: planner_pb2.Lora, compute_dtype: torch.dtype,
     """The model with adapters on `lora.target_modules`, in the compute dtype or the plan's own.
 
     PEFT starts A at random, the same on every device for the same seed, and B at zero. Raises
-    `EngineError` (BAD_MODEL) for a target that is not in the model.
+    `EngineError` (BAD_MODEL) for a target that is not in the model, or that PEFT does not adapt.
     """
     present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     missing = [name for name in lora.target_modules if name not in present]
@@ -52,7 +52,11 @@ def add_adapters(model: Any, lora: planner_pb2.Lora, compute_dtype: torch.dtype,
         r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules),
         lora_dropout=lora.dropout, bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
-    adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+    try:
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        problem = f"plan.lora.target_modules {list(lora.target_modules)}: {error}"
+        raise EngineError(BAD_MODEL, problem, "choose other target modules") from error
     dtype = torch.float32 if lora.dtype == planner_pb2.DTYPE_FLOAT32 else compute_dtype
     for parameter in trainable_parameters(adapted):
         parameter.data = parameter.data.to(dtype)

@@ -68,9 +68,6 @@ class _Reader:
 
 def examine(model: Any, parts: ModelParts, device: torch.device) -> Anatomy:
     """Raises `EngineError` (BAD_MODEL) for a model that cannot be run in parts."""
-    config = model.config.get_text_config()
-    if getattr(config, "output_router_logits", False):
-        raise _refused("adds a router loss (output_router_logits)")
     token_ids = torch.zeros((1, _PROBE_TOKENS), dtype=torch.int64, device=device)
     recorder = HeadRecorder()
     try:

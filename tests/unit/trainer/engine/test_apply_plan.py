@@ -130,6 +130,11 @@ def test_unknown_adapter_targets_are_named() -> None:
         applied(a_plan(tiny_config(), [*LLAMA_LINEARS, "nowhere_proj"]))
 
 
+def test_targets_that_cannot_be_adapted_are_named() -> None:
+    with pytest.raises(EngineError, match=r"target_modules \['input_layernorm'\]: Target module"):
+        applied(a_plan(tiny_config(), ["input_layernorm"]))
+
+
 def test_soft_capped_attention_is_refused_by_name() -> None:
     config = tiny_config("gemma2")
     with pytest.raises(EngineError, match="softcap"):

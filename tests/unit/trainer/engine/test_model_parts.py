@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from services.trainer.engine.decoder import decoder_layers
 from services.trainer.engine.failures import EngineError
 from services.trainer.engine.streaming.model_parts import ModelParts
 from tests.fixtures.adapted import a_window
@@ -41,6 +42,21 @@ def model() -> Any:
     config = SimpleNamespace(num_hidden_layers=3, model_type="ours")
     config.get_text_config = lambda: config
     return SimpleNamespace(base_model=Backbone(), config=config)
+
+
+def test_layers_are_those_of_the_text_and_not_of_pictures(model: Any) -> None:
+    both = nn.Module()
+    both.pictures = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+    both.text = model.base_model
+    both.get_decoder = lambda: both.text
+    model.base_model = both
+    assert decoder_layers(model) is both.text.layers
+
+
+def test_a_model_that_is_its_own_backbone_is_refused(model: Any) -> None:
+    model.base_model = model
+    with pytest.raises(EngineError, match="ours has no part of its own without the head"):
+        ModelParts(model)
 
 
 def test_nothing_runs_after_the_layer_that_was_asked_for(model: Any) -> None:
