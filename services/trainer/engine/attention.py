@@ -77,9 +77,12 @@ def causal_attention(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention of a whole window; returns (B, S, H, D)."""
     wanted = beyond_causal(module, arguments)
-    if attention_mask is not None:
-        is_named = isinstance(attention_mask, str)
-        wanted.append(attention_mask if is_named else "a mask of its own making")
+    fix = "choose another model"
+    if isinstance(attention_mask, str):
+        wanted.append(attention_mask)
+        fix = "choose a lower tier or a model with full attention"
+    elif attention_mask is not None:
+        wanted.append("a mask of its own making")
     elif sliding_window and sliding_window < query_bhsd.shape[2]:
         wanted.append(f"a sliding_window of {sliding_window:,} tokens that its mask does not have")
     if wanted:
@@ -87,7 +90,7 @@ def causal_attention(
             BAD_MODEL,
             f"{type(module).__name__} needs {', '.join(wanted)}, which the fused attention kernels "
             f"do not have",
-            "choose another model; where its window is too short, a lower tier",
+            fix,
         )
     group_size = query_bhsd.shape[1] // key_bgsd.shape[1]
     if group_size > 1 and not kernels_group_heads():
@@ -125,13 +128,22 @@ def causal_mask(
     allow_is_causal_skip: bool = True,
     **_: Any,
 ) -> str | None:
-    """No mask; where plain causal attention would be wrong, why: refused if a layer uses it."""
+    """No mask; where a window is shorter than all tokens, its name: refused if a layer uses it.
+
+    Raises `EngineError` (BAD_MODEL) for a mask that is something else.
+    """
     if local_size is not None and kv_length > local_size:
         return (
             f"a sliding_window of {local_size:,} tokens (or attention_chunk_size), shorter than "
             f"this tier's window of {q_length:,}"
         )
-    return None if allow_is_causal_skip else "a mask that is not causal"
+    if not allow_is_causal_skip:
+        raise EngineError(
+            BAD_MODEL,
+            "the model's attention is not plain causal attention",
+            "choose another model",
+        )
+    return None
 
 
 class AttentionRecorder(TorchDispatchMode):

@@ -65,8 +65,8 @@ def check_loss(model: Any, kernel: str) -> None:
     loss = float(torch.nn.functional.cross_entropy(expected[0, :-1], token_ids[0, 1:]))
     difference = abs(float(own.loss) / loss - 1)
     if not difference <= _LOGITS_TOLERANCES[own.loss.dtype]:
-        problem = f"{name} adds to its loss what the tiled loss does not have, such as a router's"
-        fix = "choose another model, or set output_router_logits to false in its config.json"
+        problem = f"{name}'s loss is not the cross-entropy of the next token alone"
+        fix = "choose another model; of a router's loss, set output_router_logits to false"
         raise EngineError(BAD_MODEL, f"{problem} (off by {difference:.2g})", fix)
 
 

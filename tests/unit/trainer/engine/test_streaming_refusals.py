@@ -88,7 +88,12 @@ FALCON_H1 = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d
         ("gpt_oss", {}, ["q_proj"], "s_aux"),
         # A state-space model beside attention in every layer: all looks well but the result.
         ("falcon_h1", FALCON_H1, ["q_proj"], "falcon_h1: layer 0 in chunks is not layer 0 whole"),
-        ("mixtral", {"output_router_logits": True}, ["q_proj"], "mixtral adds to its loss"),
+        (
+            "mixtral",
+            {"output_router_logits": True},
+            ["q_proj"],
+            "mixtral's loss is not the cross-entropy",
+        ),
         ("llama", {}, ["q_proj", "embed_tokens"], "adapters outside its decoder layers"),
     ],
 )
