@@ -231,16 +231,39 @@ def frequencies_of_window(model: Any, tokens: int, device: torch.device) -> Iter
     changing = [module for module in backbone(model).modules() if _changes(module)]
     kinds = [module.rope_type for module in changing]
     last = torch.tensor([[tokens - 1]], device=device)
-    unused = torch.empty((), device=device)
     for module, kind in zip(changing, kinds, strict=True):
-        for layer_type in kind if isinstance(kind, dict) else [None]:
-            module(unused, last, *([layer_type] if layer_type else []))
+        _embeddings(module, last)
         module.rope_type = dict.fromkeys(kind, _FIXED) if isinstance(kind, dict) else _FIXED
     try:
         yield
     finally:
         for module, kind in zip(changing, kinds, strict=True):
             module.rope_type = kind
+
+
+def check_frequencies(model: Any, tokens: int, device: torch.device) -> None:
+    """Raises `EngineError` (BAD_MODEL) where they depend on what is passed all the same."""
+    changing = [module for module in backbone(model).modules() if _changes(module)]
+    alone, within = ([1], [1, tokens - 1])
+    with frequencies_of_window(model, tokens, device):
+        for module in changing:
+            pairs = (_embeddings(module, torch.tensor([p], device=device)) for p in (alone, within))
+            for one, other in zip(*pairs, strict=True):
+                if not torch.equal(one, other[:, :1]):
+                    name = model.config.model_type
+                    problem = f"{name} has positions that depend on the window in a way of its own"
+                    fix = "choose another model, or a plan with the resident executor"
+                    raise EngineError(BAD_MODEL, problem, fix)
+
+
+def _embeddings(module: Any, positions_bs: torch.Tensor) -> list[torch.Tensor]:
+    """Cosines and sines, (B, S, D), of every kind of layer."""
+    unused, kind = torch.empty((), device=positions_bs.device), module.rope_type
+    return [
+        table
+        for layer_type in (kind if isinstance(kind, dict) else [None])
+        for table in module(unused, positions_bs, *([layer_type] if layer_type else []))
+    ]
 
 
 def _changes(module: nn.Module) -> bool:

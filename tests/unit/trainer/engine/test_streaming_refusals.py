@@ -78,6 +78,11 @@ def test_everything_it_cannot_do_is_said_at_once() -> None:
         StreamingSettings.of(plan)
 
 
+LONG_ROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 16,
+    "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 2.5, 3.0, 4.0],
+    "short_mscale": 1.1, "long_mscale": 1.3,
+}  # fmt: skip
 FALCON_H1 = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8}
 
 
@@ -93,6 +98,13 @@ FALCON_H1 = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d
             {"output_router_logits": True},
             ["q_proj"],
             "mixtral's loss is not the cross-entropy",
+        ),
+        # What positions are multiplied by depends on the last one passed.
+        (
+            "phimoe",
+            {"num_local_experts": 4, "rope_parameters": LONG_ROPE},
+            ["q_proj"],
+            "phimoe has positions that depend on the window in a way of its own",
         ),
         ("llama", {}, ["q_proj", "embed_tokens"], "adapters outside its decoder layers"),
     ],
