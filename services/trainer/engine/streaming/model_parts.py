@@ -132,6 +132,17 @@ class ModelParts:
         """The model's own forward, nothing recorded: hidden states after the final norm."""
         return self._forward(token_ids_bs, 0)
 
+    def check_frequencies(self, tokens: int, device: torch.device) -> None:
+        """Raises `EngineError` (BAD_MODEL) where those of a window depend on what is passed."""
+        positions = [torch.tensor([one], device=device) for one in ([1], [1, tokens - 1])]
+        changing = _changing(self.model)
+        with frequencies_of_window(self.model, tokens, device):
+            for module in changing:
+                alone, within = (_embeddings(module, positions_bs) for positions_bs in positions)
+                for one, other in zip(alone, within, strict=True):
+                    if not torch.equal(one, other[:, :1]):
+                        raise self._refused("has positions that depend on what is passed")
+
     def _pass(self, recording: _Recording, token_ids_bc: torch.Tensor, begin: int) -> torch.Tensor:
         self._recording = recording
         try:
@@ -228,7 +239,7 @@ def frequencies_of_window(model: Any, tokens: int, device: torch.device) -> Iter
 
     A chunk alone would look like a shorter window.
     """
-    changing = [module for module in backbone(model).modules() if _changes(module)]
+    changing = _changing(model)
     kinds = [module.rope_type for module in changing]
     last = torch.tensor([[tokens - 1]], device=device)
     for module, kind in zip(changing, kinds, strict=True):
@@ -241,21 +252,6 @@ def frequencies_of_window(model: Any, tokens: int, device: torch.device) -> Iter
             module.rope_type = kind
 
 
-def check_frequencies(model: Any, tokens: int, device: torch.device) -> None:
-    """Raises `EngineError` (BAD_MODEL) where they depend on what is passed all the same."""
-    changing = [module for module in backbone(model).modules() if _changes(module)]
-    alone, within = ([1], [1, tokens - 1])
-    with frequencies_of_window(model, tokens, device):
-        for module in changing:
-            pairs = (_embeddings(module, torch.tensor([p], device=device)) for p in (alone, within))
-            for one, other in zip(*pairs, strict=True):
-                if not torch.equal(one, other[:, :1]):
-                    name = model.config.model_type
-                    problem = f"{name} has positions that depend on the window in a way of its own"
-                    fix = "choose another model, or a plan with the resident executor"
-                    raise EngineError(BAD_MODEL, problem, fix)
-
-
 def _embeddings(module: Any, positions_bs: torch.Tensor) -> list[torch.Tensor]:
     """Cosines and sines, (B, S, D), of every kind of layer."""
     unused, kind = torch.empty((), device=positions_bs.device), module.rope_type
@@ -264,6 +260,11 @@ def _embeddings(module: Any, positions_bs: torch.Tensor) -> list[torch.Tensor]:
         for layer_type in (kind if isinstance(kind, dict) else [None])
         for table in module(unused, positions_bs, *([layer_type] if layer_type else []))
     ]
+
+
+def _changing(model: Any) -> list[Any]:
+    """Modules whose frequencies would be those of what is passed."""
+    return [module for module in backbone(model).modules() if _changes(module)]
 
 
 def _changes(module: nn.Module) -> bool:

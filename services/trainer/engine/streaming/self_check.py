@@ -17,7 +17,7 @@ from services.trainer.engine.failures import BAD_MODEL, EngineError
 from services.trainer.engine.probe import probe_tokens
 from services.trainer.engine.streaming.anatomy import HeadRecorder
 from services.trainer.engine.streaming.attention_calls import attention
-from services.trainer.engine.streaming.model_parts import ModelParts, check_frequencies
+from services.trainer.engine.streaming.model_parts import ModelParts
 from services.trainer.engine.streaming.settings import StreamingSettings
 
 _CHUNK_TOKENS = 5  # the last of 16 tokens is a ragged chunk
@@ -41,7 +41,7 @@ def check_streaming(model: Any, settings: StreamingSettings) -> str:
         tokens, tokens - 1, _CHUNK_TOKENS, settings.loss_tile_rows, settings.attention_kernel
     )
     executor = StreamingExecutor(model, small)
-    check_frequencies(model, settings.tokens, token_ids_bs.device)
+    executor.parts.check_frequencies(settings.tokens, token_ids_bs.device)
     _check_layers(model, executor.parts, token_ids_bs)
     found = executor.last_hidden_states(token_ids_bs)
     _check_close(model, "the model", found, expected, _MODEL_TOLERANCE)

@@ -104,7 +104,7 @@ FALCON_H1 = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d
             "phimoe",
             {"num_local_experts": 4, "rope_parameters": LONG_ROPE},
             ["q_proj"],
-            "phimoe has positions that depend on the window in a way of its own",
+            "phimoe has positions that depend on what is passed",
         ),
         ("llama", {}, ["q_proj", "embed_tokens"], "adapters outside its decoder layers"),
     ],
