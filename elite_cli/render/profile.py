@@ -90,6 +90,9 @@ def _measured_facts(device: profiler_pb2.Device) -> list[tuple[str, str]]:
         facts.append(("an operation", launch))
     if measured.runtime_overhead_bytes:
         facts.append(("runtime overhead", format_bytes(measured.runtime_overhead_bytes)))
+    if measured.core_wait_share:
+        waited = f"{measured.core_wait_share:.0%} of the test, for cores that others had"
+        facts.append(("waited", waited))
     if measured.HasField("measured_at"):
         facts.append(("measured", _age(measured.measured_at.ToSeconds())))
     return [(name, value) for name, value in facts if value]

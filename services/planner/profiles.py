@@ -33,6 +33,9 @@ from services.planner.measured_rates import measured_rates
 from services.planner.rates import Rates
 
 _STRESS_TEST = "run `elite profile --stress`"
+# Of its time, what a stress test may wait for cores before its rates are called those of a busy
+# machine: below this, repeated tests differ more than that.
+_BUSY_SHARE = 0.1
 _MEASURED_ON_ALL = (
     "safe_allocatable_bytes",
     "matmul_16bit_flops_per_second",
@@ -154,7 +157,17 @@ def _from_measurements(device: profiler_pb2.Device, disk: profiler_pb2.Disk) -> 
     free = device.memory_free_bytes - measurements.runtime_overhead_bytes
     safe = measurements.safe_allocatable_bytes
     rates = measured_rates(measurements, disk)
-    return _Measured(min(safe, free) if free > 0 else safe, rates, ())
+    notes = _contention_notes(measurements.core_wait_share)
+    return _Measured(min(safe, free) if free > 0 else safe, rates, notes)
+
+
+def _contention_notes(core_wait_share: float) -> tuple[str, ...]:
+    if core_wait_share < _BUSY_SHARE:
+        return ()
+    return (
+        f"the stress test waited {core_wait_share:.0%} of its time for cores that other programs "
+        f"had: steps may be planned too long; when they are done, {_STRESS_TEST} again",
+    )
 
 
 def _from_card(device: profiler_pb2.Device, card: GpuCard, disk: profiler_pb2.Disk) -> _Measured:

@@ -22,6 +22,7 @@ from google.protobuf import json_format
 from elite.profiler.v1 import profiler_pb2
 from services.common.engine_process import available_cores, return_freed_memory
 from services.profiler.probes import compute, interconnect, launches, memory, shapes
+from services.profiler.probes.contention import core_wait_share
 
 _PROCESS_LIBRARIES = ("transformers", "peft", "bitsandbytes")
 _DISK_BYTES = {False: 512 * 2**20, True: 128 * 2**20}
@@ -59,6 +60,7 @@ class StressTest:
             ("memory_bandwidth", self._memory_bandwidth),
             ("transfers", self._transfers),
             ("disk", self._disk),
+            ("core_wait", self._core_wait),  # of all that came before
         ]
 
     @property
@@ -179,6 +181,11 @@ class StressTest:
         size = psutil.Process().memory_info().rss
         profile.host.process_overhead_bytes = size
         return f"{size / 2**20:.0f} MiB resident with torch, transformers and peft loaded"
+
+    def _core_wait(self, profile: profiler_pb2.NodeProfile) -> str:
+        share = core_wait_share()
+        profile.devices[0].measurements.core_wait_share = share
+        return f"{share:.0%} of the test's time went into waiting for cores that others had"
 
 
 def _range_in_words(dtype: torch.dtype, rates: list[float]) -> str:

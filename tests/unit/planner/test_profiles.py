@@ -26,6 +26,15 @@ def test_measured_figures_are_used() -> None:
     assert "not been probed" in machine.notes[0]
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.42, 1), (0.02, 0), (0.0, 0)])
+def test_a_stress_test_beside_other_programs_is_told_of(share: float, said: int) -> None:
+    profile = measured_profile()
+    profile.devices[0].measurements.core_wait_share = share
+    notes = [note for note in machine_from_profile(profile).notes if "waited 42%" in note]
+    assert len(notes) == said
+    assert all("run `elite profile --stress` again" in note for note in notes)
+
+
 def test_memory_taken_since_the_stress_test_counts() -> None:
     profile = measured_profile()
     profile.devices[0].memory_free_bytes = 5 * GIBIBYTE
