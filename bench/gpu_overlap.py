@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from bench import gpu_device, speed
 from bench.gpu_intervals import Interval, length, shared, union, within
 from bench.gpu_models import StageClock, StreamingOnDevice, random_window
-from bench.gpu_plans import at_depth, fast_machine, plan_message, streaming_set
+from bench.gpu_plans import fast_machine, plan_message, streaming_set
 from bench.gpu_settings import NO_CUDA, Settings
 from bench.speed_steps import free_bytes
 from elite.planner.v1 import planner_pb2
@@ -71,7 +72,7 @@ def _plan(subject: speed.Subject, device: torch.device, settings: Settings) -> p
     place = Place.HOST if device.type == "cuda" else Place.DEVICE
     fast, kernel = settings.fast, gpu_device.kernel_for(device, settings)
     machine = fast_machine(device.type, free_bytes(device), kernel)
-    shape = at_depth(subject.shape, subject.layers)
+    shape = replace(subject.shape, layer_count=subject.layers)
     chosen, sizing = streaming_set(shape, machine, place), Sizing(chunk_tokens=_CHUNK_TOKENS[fast])
     return plan_message(shape, machine, Evaluation(shape, machine).one(_TIER[fast], chosen, sizing))
 

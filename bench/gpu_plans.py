@@ -126,7 +126,7 @@ class RowPlan:
     @cached_property
     def message(self) -> planner_pb2.Plan:
         """The plan of what is run, for the engine."""
-        return plan_message(at_depth(self.shape, self.layers), self.machine, self.run)
+        return plan_message(replace(self.shape, layer_count=self.layers), self.machine, self.run)
 
     @property
     def is_reduced(self) -> bool:
@@ -192,11 +192,11 @@ class _Depths:
     full: Candidate
 
     def at(self, layers: int) -> Candidate:
-        return _again(at_depth(self.shape, layers), self.machine, self.full)
+        return _again(replace(self.shape, layer_count=layers), self.machine, self.full)
 
     def seconds(self, layers: int, rates: Rates | None = None) -> float:
         timed = replace(self.machine, rates=rates or self.machine.rates)
-        return float(_again(at_depth(self.shape, layers), timed, self.full).cost.seconds)
+        return float(_again(replace(self.shape, layer_count=layers), timed, self.full).cost.seconds)
 
     def choose(self, limits: Limits) -> tuple[int, int]:
         """Layers, and how many chunks of each are sampled; 0 for all."""
@@ -220,12 +220,6 @@ class _Depths:
     def _fits(self, layers: int, limits: Limits) -> bool:
         usable_bytes = (1 - DEFAULT_HEADROOM) * limits.host_bytes
         return bool(self.at(layers).memory.host.total_bytes <= usable_bytes)
-
-
-def at_depth(shape: ModelShape, layers: int) -> ModelShape:
-    """The model with so many layers."""
-    windowed = min(shape.windowed_layer_count, layers)
-    return replace(shape, layer_count=layers, windowed_layer_count=windowed)
 
 
 def _again(shape: ModelShape, machine: Machine, like: Candidate) -> Candidate:

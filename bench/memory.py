@@ -64,8 +64,7 @@ class Setting:
         layers = min(_STREAMED_LAYERS, model.layer_count)
         if not self.chosen.streaming or layers == model.layer_count:
             return model
-        windowed = min(model.windowed_layer_count, layers)
-        return replace(model, layer_count=layers, windowed_layer_count=windowed)
+        return replace(model, layer_count=layers)
 
     def adapters_of(self, model: ModelShape) -> Adapters:
         """The adapters, by the names the model gives its linears."""

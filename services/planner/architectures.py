@@ -73,6 +73,9 @@ class Architecture:
     scaled_embeddings: bool = False
     head_bias: bool = False
     sliding_window: str = ""
+    activation_field: str = "hidden_act"
+    groups_heads: bool = True
+    sizes_heads: bool = True
     refuse: Mapping[str, str] = field(default_factory=dict)
     require: Mapping[str, str] = field(default_factory=dict)
 
@@ -107,7 +110,8 @@ def refusals() -> Mapping[str, str]:
 
 def _architecture(name: str, row: Mapping[str, Any]) -> Architecture:
     optional = ("partial_rotary", "rotary_float32", "rotary_tables", "scaled_embeddings",
-                "head_bias", "sliding_window", "refuse", "require")  # fmt: skip
+                "head_bias", "sliding_window", "activation_field", "groups_heads", "sizes_heads",
+                "refuse", "require")  # fmt: skip
     return Architecture(
         model_type=name,
         norm=Norm(row["norm"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +26,17 @@ _LARGEST: Mapping[str, int] = {
     "max_position_embeddings": 1 << 30,
 }
 _LONGEST_SHOWN = 60
+# How alike a name must be to be a misspelling: families are named after one another.
+_MISSPELT = 0.85
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 _MIXTURE_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _MULTIMODAL_FIELDS = ("vision_config", "audio_config", "text_config")
+# What transformers does to a model of any architecture, and no formula has.
+_REFUSED_FIELDS: Mapping[str, str] = {
+    "per_layer_config": "layers that are not alike",
+    "use_bidirectional_attention": "attention to what comes later",
+}
+_WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 class ConfigReader:
@@ -43,8 +53,9 @@ class ConfigReader:
         found = architectures().get(model_type) if isinstance(model_type, str) else None
         if found is None:
             raise self._unsupported(model_type)
-        self._refuse_extensions()
         self._architecture = found
+        self._refuse_extensions()
+        self._refuse_headless()
         for name, meaning in found.refuse.items():
             if self._config.get(name, found.defaults.get(name)):
                 raise self.error(name, f"asks for {meaning}", "plan for a model without it")
@@ -57,7 +68,7 @@ class ConfigReader:
         """Layer count, widths, head counts, vocabulary and positions."""
         hidden = self._size("hidden_size")
         heads = self._size("num_attention_heads")
-        groups = self._size("num_key_value_heads", heads)
+        groups = self._key_value_heads(heads)
         if heads % groups:
             problem = f"is {groups}, which does not divide {heads} attention heads"
             raise self.error("num_key_value_heads", problem, "a divisor of num_attention_heads")
@@ -83,22 +94,28 @@ class ConfigReader:
 
     def activation(self) -> str:
         """The MLP's activation function."""
-        name = "hidden_activation" if self._config.get("hidden_activation") else "hidden_act"
+        name = self._row.activation_field
         value = self._value(name)
         if not isinstance(value, str) or value not in ACTIVATIONS:
             fix = f"a model with one of {', '.join(sorted(ACTIVATIONS))}"
             raise self.error(name, f"is {_shown(value)}, whose memory is not known", fix)
         return value
 
-    def sliding_window(self, layer_count: int) -> tuple[int, int]:
-        """How many layers attend to a window only, and how many tokens it has; (0, 0) if none."""
-        self._check_layer_types(layer_count)
+    def sliding_window(self, layer_count: int) -> tuple[tuple[bool, ...], int]:
+        """Which layers attend to a window only, and how many tokens it has; 0 if none does."""
+        named = self._named_windows(layer_count)
         rule = self._row.sliding_window
         switched_on = rule != "flag" or self.flag("use_sliding_window")
         if not rule or not switched_on or self._value("sliding_window") is None:
-            return 0, 0
-        window = self._size("sliding_window")
-        return self._windowed_layers(rule, layer_count), window
+            windowed = (False,) * layer_count
+        else:
+            windowed = self._windowed_layers(rule, layer_count, named)
+        if named is not None and named != windowed:
+            problem = (
+                f"names other layers with a window than transformers gives {self._row.model_type}"
+            )
+            raise self.error("layer_types", problem, "leave it out, or plan for another model")
+        return windowed, self._size("sliding_window") if any(windowed) else 0
 
     def error(self, name: str, problem: str, fix: str) -> ServiceError:
         """The error for one field of the config."""
@@ -109,34 +126,54 @@ class ConfigReader:
         assert self._architecture is not None, "architecture() comes first"
         return self._architecture
 
-    def _check_layer_types(self, layer_count: int) -> None:
-        """Raises `ServiceError` for layers that do something else than attend."""
+    def _named_windows(self, layer_count: int) -> tuple[bool, ...] | None:
+        """Which layers `layer_types` gives a window, where it is there.
+
+        Raises `ServiceError` for layers that do something else than attend.
+        """
         types = self._config.get("layer_types")
         if types is None:
-            return
-        if not isinstance(types, list) or len(types) < layer_count:
+            return None
+        if not isinstance(types, list) or len(types) != layer_count:
             problem = f"is {_shown(types)}, which does not name {layer_count} layers"
             raise self.error("layer_types", problem, "one kind for every layer, or leave it out")
-        for index, kind in enumerate(types[:layer_count]):
+        for index, kind in enumerate(types):
             if kind not in _LAYER_TYPES:
                 problem = f"is {_shown(kind)}, whose memory is not known"
                 fix = f"a model with {' and '.join(_LAYER_TYPES)} only"
                 raise self.error(f"layer_types[{index}]", problem, fix)
+        return tuple(kind == "sliding_attention" for kind in types)
 
-    def _windowed_layers(self, rule: str, layer_count: int) -> int:
-        types = self._config.get("layer_types")
-        if types is not None:
-            return sum(kind == "sliding_attention" for kind in types[:layer_count])
+    def _windowed_layers(
+        self, rule: str, layer_count: int, named: tuple[bool, ...] | None
+    ) -> tuple[bool, ...]:
+        if named is not None and rule != "always":
+            return named
         if rule == "pattern":
             every = self._size("sliding_window_pattern")
-            return layer_count - layer_count // every
-        if rule == "flag" and self._value("max_window_layers") is not None:
-            return max(0, layer_count - self._size("max_window_layers"))
-        return layer_count
+            return tuple(layer % every != 0 for layer in range(1, layer_count + 1))
+        if rule == "flag":
+            below = self._size("max_window_layers", smallest=0)
+            return tuple(layer >= below for layer in range(layer_count))
+        return (True,) * layer_count
+
+    def _key_value_heads(self, heads: int) -> int:
+        if self._row.groups_heads:
+            return self._size("num_key_value_heads", heads)
+        self._refuse_other("num_key_value_heads", heads)
+        return heads
 
     def _head_size(self, hidden: int, heads: int) -> int:
-        if self._value("head_dim") is not None:
+        size = self._any_head_size(hidden, heads)
+        if size % 2:
+            problem = f"gives heads of {size} channels, which rotary embeddings cannot halve"
+            raise self.error("head_dim", problem, "an even number")
+        return size
+
+    def _any_head_size(self, hidden: int, heads: int) -> int:
+        if self._row.sizes_heads and self._value("head_dim") is not None:
             return self._size("head_dim")
+        self._refuse_other("head_dim", hidden // heads)
         if hidden % heads:
             problem = f"is {hidden}, which {heads} attention heads do not divide"
             raise self.error("hidden_size", problem, "a multiple, or give head_dim")
@@ -150,16 +187,27 @@ class ConfigReader:
             return self._config[name]
         return self._row.defaults.get(name)
 
-    def _size(self, name: str, default: int | None = None) -> int:
+    def _refuse_other(self, name: str, read: int) -> None:
+        """Raises `ServiceError` for a field that this architecture does not have, and denies."""
+        value = self._config.get(name)
+        if value is not None and value != read:
+            problem = (
+                f"is {_shown(value)}, which {self._row.model_type} does not read: it has {read}"
+            )
+            raise self.error(name, problem, "leave it out")
+
+    def _size(self, name: str, default: int | None = None, smallest: int = 1) -> int:
         value = self._value(name)
         if value is None:
             value = default
         if value is None:
-            raise self.error(name, "is missing", "give the model's whole config.json")
+            fix = "give the model's whole config.json, with what its class takes by default"
+            raise self.error(name, "is missing", fix)
         largest = _LARGEST.get(name, 1 << 30)
         whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or not 1 <= value <= largest:
-            raise self.error(name, f"is {_shown(value)}", f"a whole number from 1 to {largest}")
+        if not whole or not smallest <= value <= largest:
+            fix = f"a whole number from {smallest} to {largest}"
+            raise self.error(name, f"is {_shown(value)}", fix)
         return int(value)
 
     def _refuse_extensions(self) -> None:
@@ -170,9 +218,23 @@ class ConfigReader:
             if self._config.get(name):
                 fix = "give the config of its text model alone"
                 raise self.error(name, "makes it multimodal", fix)
+        for name, meaning in _REFUSED_FIELDS.items():
+            if self._config.get(name):
+                raise self.error(name, f"asks for {meaning}", "plan for a model without it")
+        if self._config.get("is_causal", True) is False:
+            raise self.error("is_causal", "is false", "plan for a causal language model")
         if self._config.get("quantization_config"):
             fix = "plan for the original model; NF4 is the planner's to choose"
             raise self.error("quantization_config", "says the weights are quantised already", fix)
+
+    def _refuse_headless(self) -> None:
+        """A checkpoint of another kind has no head, unless that is the embedding."""
+        names = self._config.get("architectures")
+        if not isinstance(names, list) or not names or self.flag("tie_word_embeddings"):
+            return
+        if not any(isinstance(name, str) and name.endswith(_WITH_HEAD) for name in names):
+            problem = f"is {_shown(names)}: its checkpoint has no language-model head"
+            raise self.error("architectures", problem, "plan for a causal language model")
 
     def _unsupported(self, model_type: object) -> ServiceError:
         if model_type is None:
@@ -183,14 +245,29 @@ class ConfigReader:
                 "model_type", f"{model_type} is not supported: {reason}", _supported()
             )
         shown = _shown(model_type)
-        close = difflib.get_close_matches(shown.strip("'"), architectures(), n=2)
+        close = _misspelt(shown.strip("'"))
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        return self.error("model_type", f"is {shown}, which is unknown", hint + _supported())
+        return self.error("model_type", f"is {shown}, which is not supported", hint + _supported())
+
+
+# Of what a caller sent, however deep.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _LONGEST_SHOWN
+
+
+def _misspelt(name: str) -> list[str]:
+    """Supported names that were meant; another version's (olmo2, olmo3) was not."""
+    close = difflib.get_close_matches(name, architectures(), n=2, cutoff=_MISSPELT)
+    return [known for known in close if _unversioned(known) != _unversioned(name)]
+
+
+def _unversioned(name: str) -> str:
+    return re.sub(r"[\d_.]+(text)?", "", name)
 
 
 def _shown(value: object) -> str:
     """A value in an error message, which is no place for the whole of a long one."""
-    text = repr(value)
+    text = _SHORT.repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 

@@ -242,8 +242,8 @@ class _Cost:
     def _attended_pairs(self) -> tuple[Number, Number]:
         """Twice the pairs of query and key: S S causal, 2 S w - w w in windows.
 
-        In layers that attend in forward and in backward; in the one that does so once. Its tokens
-        with keys only have no queries; where any layer attends to all, the last one does.
+        In layers that attend in forward and in backward; in the last one, which does so once: its
+        tokens with keys only have no queries.
         """
         model, tokens, idle = self._model, self._tier.tokens, self._idle
         window = minimum(model.window, tokens)
@@ -253,7 +253,7 @@ class _Cost:
         if not self._streaming:
             return pairs, 0
         in_window = minimum(window, idle)
-        attends_to_all = full_layers > 0
+        attends_to_all = model.last_windowed < 1
         last = where(attends_to_all, tokens * tokens, windowed)
         unasked = where(attends_to_all, idle * idle, in_window * (2 * idle - in_window))
         return pairs - last, last - unasked
@@ -269,7 +269,7 @@ class _Cost:
         narrow = minimum(self._chunk, window)
         full, windowed = self._chunk * tokens, narrow * (2 * tokens - window)
         all_layers = full_layers * full + model.windowed_layers * windowed
-        attends_to_all = full_layers > 0
+        attends_to_all = model.last_windowed < 1
         last = where(attends_to_all, full, windowed)
         in_window = minimum(narrow, idle) * (2 * idle - minimum(window, idle))
         unasked = where(attends_to_all, self._chunk * idle, in_window)

@@ -67,7 +67,8 @@ class ModelShape:
     tied_embeddings: bool
     activation: str
     sliding_window: int
-    windowed_layer_count: int
+    # Of every layer; one with fewer layers has the first of them.
+    windowed: tuple[bool, ...]
     linears: tuple[Linear, ...]
 
     def with_key_value_heads(self, heads: int) -> ModelShape:
@@ -89,6 +90,16 @@ class ModelShape:
         split = {"k_proj", "v_proj"} <= {linear.name for linear in self.linears}
         full = self.key_value_head_count == self.query_head_count
         return self.query_head_count // 8 if split and full and not self.query_head_count % 8 else 0
+
+    @property
+    def windowed_layer_count(self) -> int:
+        """Layers that attend to a window only."""
+        return sum(self.windowed[: self.layer_count])
+
+    @property
+    def last_layer_windowed(self) -> bool:
+        """True when the last layer attends to a window only."""
+        return self.windowed[self.layer_count - 1]
 
     def reads_at_most(self, tokens: int) -> bool:
         """True when a sliding window is shorter than `tokens`."""
@@ -258,7 +269,7 @@ def _shape(
         tied_embeddings=reader.flag("tie_word_embeddings"),
         activation=reader.activation(),
         sliding_window=window,
-        windowed_layer_count=windowed,
+        windowed=windowed,
         linears=linears,
     )
 

@@ -36,8 +36,9 @@ class ModelTerms:
     key_value: Number
     query_heads: Number
     vocabulary: Number
-    # Layers with a sliding window, and its tokens.
+    # Layers with a sliding window, whether the last is one, and the window's tokens.
     windowed_layers: Number
+    last_windowed: Number
     window: Number
     head_size: Number
     parameters: Number
@@ -121,6 +122,7 @@ def model_terms(
         query_heads=converted.query_head_count,
         vocabulary=converted.vocabulary_size,
         windowed_layers=converted.windowed_layer_count,
+        last_windowed=int(converted.last_layer_windowed),
         window=converted.sliding_window,
         head_size=converted.head_size,
         parameters=converted.parameter_count,

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from safetensors.torch import load_file, save_file
 
 from elite.planner.v1 import planner_pb2
+from services.trainer.engine.decoder import decoder_layers
 from services.trainer.engine.failures import BAD_MODEL, EngineError
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -37,19 +38,25 @@ and load the adapter onto it:
 def add_adapters(model: Any, lora: planner_pb2.Lora, compute_dtype: torch.dtype, seed: int) -> Any:
     """The model with adapters on `lora.target_modules`, in the compute dtype or the plan's own.
 
-    PEFT starts A at random, the same on every device for the same seed, and B at zero. Raises
-    `EngineError` (BAD_MODEL) for a target that is not in the model, or that PEFT does not adapt.
+    Those of its decoder layers only: in a part for pictures, say, they would get no gradient. PEFT
+    starts A at random, the same on every device for the same seed, and B at zero. Raises
+    `EngineError` (BAD_MODEL) for a target that is not in the layers, or that PEFT does not adapt.
     """
-    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    inside = {module for layer in decoder_layers(model) for module in layer.modules()}
+    named = dict(model.named_modules())
+    present = {name.rpartition(".")[2] for name, module in named.items() if module in inside}
     missing = [name for name in lora.target_modules if name not in present]
     if missing:
-        problem = (
-            f"plan.lora.target_modules names {', '.join(missing)}, which the model does not have"
-        )
+        problem = f"plan.lora.target_modules names {', '.join(missing)}, which no decoder layer has"
         raise EngineError(BAD_MODEL, problem, "plan again with this model's config.json")
     torch.manual_seed(seed)
+    outside = [
+        name for name, module in named.items()
+        if module not in inside and name.rpartition(".")[2] in lora.target_modules
+    ]  # fmt: skip
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules),
+        exclude_modules=outside or None,
         lora_dropout=lora.dropout, bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
     try:

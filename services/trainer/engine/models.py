@@ -26,6 +26,8 @@ DTYPES = {
     planner_pb2.DTYPE_FLOAT32: torch.float32,
 }
 
+# Over those planned.
+_MOST_PARAMETERS = 1.01
 # What libraries raise for a model they cannot read.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 
@@ -84,8 +86,8 @@ def load_model(location: str, plan: planner_pb2.Plan) -> Any:
     """The causal language model in the plan's compute dtype, frozen, on the host.
 
     Safetensors are memory-mapped, so the weights take no memory until they are used. Raises
-    `EngineError` (BAD_MODEL) for a model that cannot be read, that would run code of its own, that
-    is quantised already, or that is not the plan's model.
+    `EngineError` (BAD_MODEL) for a model that cannot be read, that lacks weights, that would run
+    code of its own, that is quantised already, or that is not the plan's model.
     """
     config = _from_pretrained(AutoConfig, location)
     if getattr(config, "quantization_config", None) is not None:
@@ -94,12 +96,33 @@ def load_model(location: str, plan: planner_pb2.Plan) -> Any:
         )
     check_configuration(config, plan.model)
     register_attention()
-    model = _from_pretrained(
+    model, loading = _from_pretrained(
         AutoModelForCausalLM, location, config=config, use_safetensors=True,
         dtype=DTYPES[plan.execution.compute_dtype], attn_implementation=ATTENTION_NAME,
+        output_loading_info=True,
     )  # fmt: skip
+    _refuse_missing(location, sorted(loading["missing_keys"]))
+    _refuse_unplanned(model, plan.model)
     model.requires_grad_(False)
     return model.eval()  # the only thing train() would switch on is dropout, and there is none
+
+
+def _refuse_missing(location: str, missing: list[str]) -> None:
+    """Raises `EngineError` (BAD_MODEL) where transformers made up weights, at random."""
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        problem = f"{location} has no weights for {missing[0]}{others}"
+        fix = "give the checkpoint of a causal language model, with all of its files"
+        raise EngineError(BAD_MODEL, problem, fix)
+
+
+def _refuse_unplanned(model: Any, summary: planner_pb2.ModelSummary) -> None:
+    """Raises `EngineError` (BAD_MODEL) for parts that no figure of the plan has."""
+    found, planned = sum(p.numel() for p in model.parameters()), summary.parameter_count
+    if planned and found > _MOST_PARAMETERS * planned:
+        problem = f"the model has {found:,} parameters, the plan {planned:,}"
+        fix = "of a model with parts for pictures or sound, save the language model alone"
+        raise EngineError(BAD_MODEL, problem, fix)
 
 
 def _from_pretrained(kind: Any, location: str, **options: Any) -> Any:

@@ -154,21 +154,27 @@ def pairs_of(shapes: set[BlockShape], begin: int, chunk: int, window: int | None
     return found
 
 
-@pytest.mark.parametrize("windowed", [0, 20, MODEL.layer_count])
+FULL, WINDOWED = (False,), (True,)
+
+
+@pytest.mark.parametrize(
+    "windowed",
+    [FULL * MODEL.layer_count, WINDOWED * 20 + FULL * (MODEL.layer_count - 20),
+     FULL * (MODEL.layer_count - 5) + WINDOWED * 5, WINDOWED * MODEL.layer_count],
+    ids=["none", "first", "last", "all"],
+)  # fmt: skip
 @pytest.mark.parametrize("chunk", [512, 1536, 4608])
 def test_chunks_attend_in_the_triangles_and_blocks_that_the_engine_makes(
-    chunk: int, windowed: int
+    chunk: int, windowed: tuple[bool, ...]
 ) -> None:
     window = 1536
-    model = replace(MODEL, sliding_window=window, windowed_layer_count=windowed)
+    model = replace(MODEL, sliding_window=window, windowed=windowed)
     without_targets = (TIER.context_tokens - 1) // chunk * chunk
-    last = window if windowed == MODEL.layer_count else None
     for shapes, device in (
         ({BlockShape.CAUSAL, BlockShape.REVERSED}, attending_at(1.0, math.inf)),
         ({BlockShape.FULL}, attending_at(math.inf, 1.0)),
     ):
-        layers = [window] * windowed + [None] * (MODEL.layer_count - windowed)
-        layers.remove(last)
+        *layers, last = [window if has_window else None for has_window in windowed]
         # Forward twice and backward 2.5 times; of the last layer only what has targets, once.
         expected = sum(4.5 * pairs_of(shapes, 0, chunk, width) for width in layers)
         expected += 3.5 * pairs_of(shapes, without_targets, chunk, last)

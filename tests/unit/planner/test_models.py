@@ -134,6 +134,50 @@ def test_windowed_layers_are_counted() -> None:
     assert windowed(**gemma, layer_types=types) == (3, 512)
 
 
+def test_the_last_layer_may_have_a_window() -> None:
+    def last(**fields: object) -> bool:
+        return model_from_config(json.dumps(LLAMA | fields)).last_layer_windowed
+
+    gemma = {"model_type": "gemma3_text", "num_key_value_heads": 4, "sliding_window": 512}
+    assert last(**gemma, num_hidden_layers=7)
+    assert not last(**gemma, num_hidden_layers=6)
+    types = ["sliding_attention", "full_attention"]
+    assert not last(**gemma, layer_types=types)
+    assert last(**gemma, layer_types=types[::-1])
+    assert not last(model_type="llama")
+
+
+FULL, SLIDING = ["full_attention"] * 2, ["sliding_attention"] * 2
+NESTED: dict[str, Any] = {}
+for _ in range(950):
+    NESTED = {"a": NESTED}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architectures": ["LlamaForCausalLM"], "layer_types": ["full_attention"] * 2},
+        {"architectures": ["LlamaModel"], "tie_word_embeddings": True},
+        {"is_causal": True, "hidden_activation": "unread", "per_layer_config": {}},
+        {"model_type": "gpt_neox", "num_key_value_heads": 4, "head_dim": 16},
+    ],
+)
+def test_a_field_that_changes_nothing_is_no_reason_to_refuse(change: dict[str, Any]) -> None:
+    assert model_from_config(json.dumps(LLAMA | change)).layer_count == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("lama", "did you mean llama?"), ("olmo3", ""), ("gemma4_text", "")]
+)
+def test_only_a_misspelt_architecture_gets_a_hint(name: str, hint: str) -> None:
+    with pytest.raises(ServiceError) as refusal:
+        model_from_config(json.dumps(LLAMA | {"model_type": name}))
+    fix = refusal.value.violations[0].fix
+    assert hint in fix
+    assert "supported are" in fix
+    assert hint or "did you mean" not in fix
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -164,7 +208,28 @@ def test_windowed_layers_are_counted() -> None:
         ({"max_position_embeddings": -1}, "max_position_embeddings"),
         ({"hidden_act": "relu"}, "hidden_act"),
         ({"hidden_act": ["silu"]}, "hidden_act"),
-        ({"hidden_activation": {"name": "silu"}}, "hidden_activation"),
+        ({"model_type": "gemma3_text", "hidden_activation": {"name": "silu"}},
+         "hidden_activation"),
+        ({"layer_types": ["full_attention"] * 3}, "layer_types"),
+        ({"layer_types": SLIDING}, "layer_types"),
+        ({"model_type": "mistral", "num_key_value_heads": 4, "layer_types": FULL},
+         "layer_types"),
+        ({"model_type": "qwen2", "num_key_value_heads": 4, "layer_types": SLIDING},
+         "layer_types"),
+        ({"model_type": "smollm3", "use_sliding_window": True}, "use_sliding_window"),
+        ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0},
+         "final_logit_softcapping"),
+        ({"model_type": "gpt_neox", "num_key_value_heads": 2}, "num_key_value_heads"),
+        ({"model_type": "gpt_neox", "head_dim": 32}, "head_dim"),
+        ({"model_type": "stablelm", "num_key_value_heads": 4, "head_dim": 32}, "head_dim"),
+        ({"head_dim": 15}, "head_dim"),
+        ({"is_causal": False}, "is_causal"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"per_layer_config": {"1": {"intermediate_size": 8}}}, "per_layer_config"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures"),
+        ({"architectures": ["LlamaModel"]}, "architectures"),
+        ({"hidden_size": NESTED}, "hidden_size"),
+        ({"model_type": NESTED}, "model_type"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "layer_types[1]"),
         ({"layer_types": ["full_attention"]}, "layer_types"),
         ({"layer_types": "full_attention"}, "layer_types"),

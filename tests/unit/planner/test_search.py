@@ -154,7 +154,7 @@ def test_a_window_takes_less_time_than_full_attention() -> None:
     chosen = replace(
         chosen, policy=Policy.SELECTIVE, attention_outputs=Place.HOST, layer_input_interval=1
     )
-    without = replace(model, windowed_layer_count=0, sliding_window=0)
+    without = replace(model, windowed=(False,) * model.layer_count, sliding_window=0)
     windowed, full = (evaluate(tier, chosen, one, machine()) for one in (model, without))
     # Of the last layer, chunks without targets have no queries.
     chunk, layers = windowed.memory.chunk_tokens, model.layer_count

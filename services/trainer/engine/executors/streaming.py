@@ -73,7 +73,7 @@ class StreamingExecutor:
         self._model, self._settings, self._device = model, settings, head.weight_ve.device
         add_in_place(model)
         self.parts = ModelParts(model)
-        self._anatomy = examine(model, self.parts, self._device)
+        self._anatomy = examine(self.parts, self._device)
         self._kernel = choose_kernel(settings.attention_kernel, self._anatomy.heads)
         self._loss = TargetLoss(self.parts, head, settings.target_tokens, settings.loss_tile_rows)
         self._workspace = Workspace(self._anatomy, settings, self._device)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -66,7 +65,7 @@ class _Reader:
         return query.transpose(1, 2) * key.sum() * value.sum()
 
 
-def examine(model: Any, parts: ModelParts, device: torch.device) -> Anatomy:
+def examine(parts: ModelParts, device: torch.device) -> Anatomy:
     """Raises `EngineError` (BAD_MODEL) for a model that cannot be run in parts."""
     token_ids = torch.zeros((1, _PROBE_TOKENS), dtype=torch.int64, device=device)
     recorder = HeadRecorder()
@@ -87,8 +86,6 @@ def examine(model: Any, parts: ModelParts, device: torch.device) -> Anatomy:
     with attention(_Reader()):
         unread = [_unread(parts, layer, token_ids) for layer in range(len(parts.layers))]
     adapters = [trainable_parameters(layer) for layer in parts.layers]
-    if sum(map(len, adapters)) != len(trainable_parameters(model)):
-        raise _refused("has adapters outside its decoder layers")
     return Anatomy(recorder.heads[0], adapters, unread, embeddings.shape[-1], embeddings.dtype)
 
 

@@ -7,10 +7,11 @@ import functools
 import bitsandbytes as bnb
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from elite.planner.v1 import planner_pb2
 from services.trainer.engine import attention
-from services.trainer.engine.adapters import trainable_parameters
+from services.trainer.engine.adapters import add_adapters, trainable_parameters
 from services.trainer.engine.apply_plan import AppliedPlan, apply_plan
 from services.trainer.engine.attention import ATTENTION_NAME, register_attention
 from services.trainer.engine.executors import make_executor
@@ -126,7 +127,7 @@ def test_what_the_device_cannot_do_is_refused(execution, overrides, expected) ->
 
 
 def test_unknown_adapter_targets_are_named() -> None:
-    with pytest.raises(EngineError, match="nowhere_proj, which the model does not have"):
+    with pytest.raises(EngineError, match="nowhere_proj, which no decoder layer has"):
         applied(a_plan(tiny_config(), [*LLAMA_LINEARS, "nowhere_proj"]))
 
 
@@ -139,6 +140,22 @@ def test_soft_capped_attention_is_refused_by_name() -> None:
     config = tiny_config("gemma2")
     with pytest.raises(EngineError, match="softcap"):
         apply_plan(prepared("gemma2"), a_plan(config, LLAMA_LINEARS), CPU, seed=1)
+
+
+def test_adapters_are_on_decoder_layers_only() -> None:
+    text = tiny_config("gemma3_text").to_dict()
+    vision = {
+        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision)
+    model = AutoModelForCausalLM.from_config(config)
+    adapted = add_adapters(
+        model, planner_pb2.Lora(rank=2, target_modules=["q_proj"]), torch.float32, 1
+    )
+    names = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert len(names) == 2 * 2
+    assert all("language_model.layers." in name for name in names)
 
 
 def test_sliding_window_shorter_than_the_window_is_refused_by_name() -> None:

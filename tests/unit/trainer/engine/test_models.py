@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from elite.planner.v1 import planner_pb2
 from elite.trainer.v1 import trainer_pb2
@@ -95,6 +96,26 @@ def test_unusable_models_are_bad_models(folder: Path, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with refused("cannot be loaded"):
         load_model(str(truncated), plan)
+
+
+def test_weights_that_are_not_there_are_not_made_up(folder: Path, tmp_path: Path) -> None:
+    headless = changed_copy(folder, tmp_path / "headless")
+    weights = load_file(headless / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, headless / "model.safetensors", metadata={"format": "pt"})
+    with refused("headless has no weights for lm_head.weight: give the checkpoint of a causal"):
+        load_model(str(headless), a_plan(tiny_config(), LLAMA_LINEARS))
+
+
+def test_parts_that_were_not_planned_for_are_refused(folder: Path) -> None:
+    plan = a_plan(tiny_config(), LLAMA_LINEARS)
+    model = load_model(str(folder), plan)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    plan.model.parameter_count = parameters
+    load_model(str(folder), plan)
+    plan.model.parameter_count = parameters - parameters // 50
+    with refused(f"has {parameters:,} parameters, the plan .*save the language model alone"):
+        load_model(str(folder), plan)
 
 
 def test_a_hub_model_without_a_hub_is_a_bad_model(monkeypatch: pytest.MonkeyPatch) -> None:

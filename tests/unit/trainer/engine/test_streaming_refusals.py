@@ -106,7 +106,7 @@ FALCON_H1 = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d
             ["q_proj"],
             "phimoe has positions that depend on what is passed",
         ),
-        ("llama", {}, ["q_proj", "embed_tokens"], "adapters outside its decoder layers"),
+        ("llama", {}, ["q_proj", "embed_tokens"], "embed_tokens, which no decoder layer has"),
     ],
 )
 def test_models_it_cannot_do(family, overrides, targets, expected) -> None:

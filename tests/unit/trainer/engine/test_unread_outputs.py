@@ -110,7 +110,7 @@ def test_planner_and_engine_leave_out_the_same(architecture: str) -> None:
     register_streaming_attention()
     model.set_attn_implementation(STREAMING_ATTENTION)
     parts = ModelParts(model)
-    found = examine(model, parts, torch.device("meta")).unread
+    found = examine(parts, torch.device("meta")).unread
     shape: ModelShape = model_from_config(json.dumps(config))
     expected = {linear.name for linear in shape.unread_linears}
     for layer, linears in zip(parts.layers, found, strict=True):
