@@ -320,7 +320,7 @@ class _Cost:
         """Parameters and states read and written, gradients read twice (norm, update)."""
         model = self._model
         parameters = model.layers * model.adapter_parameters * self._tier.rank
-        states = where(self._chosen.adamw_8bit, 2.0, 2.0 * model.adapter_element)
+        states = where(self._chosen.adamw_8bit, 2.0, 2.0 * _FLOAT32)
         return parameters * (4 * model.adapter_element + 2 * states)
 
     def _layer_inputs(self) -> Number:

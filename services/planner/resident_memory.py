@@ -51,7 +51,7 @@ class ResidentMemory:
         static = self._static
         update = {
             "gradients": static.lora,
-            "buffers": where(self._chosen.adamw_8bit, 0, static.lora),
+            "buffers": static.update,
         }
         return {
             # Weights come from a mapped file; NF4 holds one in the compute dtype as it packs it.
@@ -62,7 +62,6 @@ class ResidentMemory:
             "forward": self._trained | self._forward(),
             "loss": self._trained | self._loss(self.tile_rows),
             "backward": self._trained | self._backward(),
-            # torch's AdamW works on all parameters at once and needs their size again.
             "optimizer": self._trained | update,
         }  # fmt: skip
 

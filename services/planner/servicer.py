@@ -129,7 +129,8 @@ class PlannerServicer(planner_pb2_grpc.PlannerServiceServicer):
         host = request.plan.host_memory.total_bytes
         self._observe("host_memory", _relative(host, request.measured_host_peak_bytes), host)
         return pb.ReportOutcomeResponse(
-            gpu_memory_error=memory_error, step_time_error=time_error, recorded_outcomes=count,
+            gpu_memory_error=memory_error or 0.0, step_time_error=time_error or 0.0,
+            recorded_outcomes=count,
             used=is_used(outcome),
         )  # fmt: skip
 
@@ -141,15 +142,15 @@ class PlannerServicer(planner_pb2_grpc.PlannerServiceServicer):
                 name = pb.Resource.Name(verdict.binding_resource).removeprefix("RESOURCE_")
                 self._metrics.refused_tiers.labels(name.lower()).inc()
 
-    def _observe(self, resource: str, error: float, predicted: float) -> None:
+    def _observe(self, resource: str, error: float | None, predicted: float) -> None:
         """Runs that were not predicted or not measured say nothing about predictions."""
-        if predicted and error > -1:
+        if predicted and error is not None:
             self._metrics.prediction_error.labels(resource).observe(error)
 
 
-def _relative(predicted: float, measured: float) -> float:
-    """predicted / measured - 1; 0 when it was not measured."""
-    return predicted / measured - 1 if measured > 0 else 0.0
+def _relative(predicted: float, measured: float) -> float | None:
+    """predicted / measured - 1; nothing when it was not measured."""
+    return predicted / measured - 1 if measured > 0 else None
 
 
 def planner_service(settings: PlannerSettings) -> ServiceDefinition:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.planner.arithmetic import Number, where, whole
+from services.planner.arithmetic import Number, value_of, where, whole
 from services.planner.terms import ModelTerms, SetTerms, TierTerms
 
 # NF4 with double quantisation: half a byte, one byte of scale per 64 weights, one fp32 scale of
@@ -17,33 +17,43 @@ NF4_BYTES_PER_WEIGHT = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 # tensors below 4096 elements.
 _EIGHT_BIT_STATE = 2 + 2 * 4 / 256
 _SMALL_TENSOR = 4096
+_FLOAT32 = 4
+_FLOAT32_STATES = 2 * _FLOAT32
 # Layers on the device when weights are streamed: the one at work, and the next or the last one.
 STREAMED_LAYERS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Static:
-    """Bytes of what stands. `host_weights` is nothing unless weights are streamed."""
+    """Bytes of what stands. `host_weights` is nothing unless weights are streamed.
+
+    update: what the optimizer works with beside. torch's AdamW, of fp32 adapters, works on all
+    parameters at once and needs their size again; bitsandbytes' on one after another, in place.
+    """
 
     full_weights: Number
     base_model: Number
     host_weights: Number
     lora: Number
     optimizer: Number
+    update: Number
     dequantised: Number
 
 
 def static_memory(model: ModelTerms, tier: TierTerms, chosen: SetTerms) -> Static:
     """The standing bytes of a run."""
     layer = layer_bytes(model, chosen)
+    lora = model.adapter_element * model.layers * model.adapter_parameters * tier.rank
+    by_torch = value_of(model.adapter_element) == _FLOAT32
     outside = model.element * (model.parameters - model.layers * model.layer_parameters)
     on_device = chosen.weights_on_device
     return Static(
         full_weights=model.element * model.parameters,
         base_model=outside + whole(where(on_device, model.layers, STREAMED_LAYERS) * layer),
         host_weights=where(on_device, 0, whole(model.layers * layer)),
-        lora=model.adapter_element * model.layers * model.adapter_parameters * tier.rank,
+        lora=lora,
         optimizer=_optimizer_states(model, tier, chosen),
+        update=where(chosen.adamw_8bit, 0, lora) if by_torch else 0,
         # bitsandbytes makes the whole of one weight in the compute dtype.
         dequantised=where(chosen.nf4, model.element * model.largest_linear_weights, 0),
     )
@@ -56,12 +66,12 @@ def layer_bytes(model: ModelTerms, chosen: SetTerms) -> Number:
 
 
 def _optimizer_states(model: ModelTerms, tier: TierTerms, chosen: SetTerms) -> Number:
-    """Two states a parameter: in the parameter's dtype, or in 8 bits where a tensor is large."""
+    """Two states a parameter: in fp32, or in 8 bits where a tensor is large."""
     small = 0
     for width in set(model.adapter_widths):
         count = tier.rank * width
         small = small + where(count < _SMALL_TENSOR, count * model.adapter_widths.count(width), 0)
     parameters = tier.rank * model.adapter_parameters
-    eight_bit = _EIGHT_BIT_STATE * (parameters - small) + 8 * small
-    plain = 2 * model.adapter_element * parameters
+    eight_bit = _EIGHT_BIT_STATE * (parameters - small) + _FLOAT32_STATES * small
+    plain = _FLOAT32_STATES * parameters
     return whole(model.layers * where(chosen.adamw_8bit, eight_bit, plain))

@@ -155,7 +155,7 @@ class StreamingMemory:
         static, chunk = self._static, self.chunk_tokens
         update = {
             "gradients": static.lora,
-            "buffers": where(self._chosen.adamw_8bit, 0, static.lora),
+            "buffers": static.update,
         }
         return {
             "load": {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from elite.planner.v1 import planner_pb2
 from services.trainer.engine.decoder import decoder_layers
-from services.trainer.engine.failures import BAD_MODEL, EngineError
+from services.trainer.engine.failures import BAD_MODEL, DIVERGED, EngineError
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _CONVERTED_BASE = "{} with {} key-value heads, see README.md"
@@ -78,14 +80,35 @@ def _with_dropout(adapted: Any) -> Any:
     return adapted
 
 
+@contextmanager
+def without_dropout(model: Any) -> Iterator[None]:
+    """Adapters drop nothing inside: an evaluation says the same each time."""
+    dropouts = [m for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.training]
+    for module in dropouts:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in dropouts:
+            module.train()
+
+
 def trainable_parameters(model: Any) -> list[torch.nn.Parameter]:
     """The adapters' parameters, in a fixed order."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def write_adapter_weights(model: Any, folder: Path) -> None:
-    """Writes the adapters' weights under PEFT's names."""
+    """Writes the adapters' weights under PEFT's names.
+
+    Raises `EngineError` (DIVERGED) for weights that are not finite: no file says so by itself.
+    """
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    broken = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        problem = f"the adapter is not finite in {broken[0]}"
+        fix = "lower training.learning_rate; earlier checkpoints are kept"
+        raise EngineError(DIVERGED, problem, fix)
     # A copy: PEFT's tensors may share storage with one another, which safetensors refuses.
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(on_host, folder / WEIGHTS_FILE, metadata={"format": "pt"})

@@ -61,11 +61,15 @@ class OutputHead:
 
 
 def tiled_cross_entropy(
-    hidden_re: torch.Tensor, targets_r: torch.Tensor, head: OutputHead, tile_rows: int
-) -> torch.Tensor:
-    """Mean cross-entropy of the rows' predictions, in fp32. Differentiable in `hidden_re` only."""
+    hidden_re: torch.Tensor, targets_r: torch.Tensor, head: OutputHead, tile_rows: int,
+    gradient_scale: float = 1.0,
+) -> torch.Tensor:  # fmt: skip
+    """Mean cross-entropy of the rows' predictions, in fp32.
+
+    Its gradient, of `hidden_re` only, is `gradient_scale` times that of the loss.
+    """
     apply: Callable[..., torch.Tensor] = _TiledCrossEntropy.apply
-    return apply(hidden_re, targets_r, head, tile_rows)
+    return apply(hidden_re, targets_r, head, tile_rows, gradient_scale)
 
 
 class _TiledCrossEntropy(torch.autograd.Function):
@@ -76,6 +80,7 @@ class _TiledCrossEntropy(torch.autograd.Function):
         targets_r: torch.Tensor,
         head: OutputHead,
         tile_rows: int,
+        gradient_scale: float,
     ) -> torch.Tensor:
         """The mean loss of rows `hidden_re` (R, E); gradients are made with it, tile by tile."""
         row_count = len(hidden_re)
@@ -85,17 +90,17 @@ class _TiledCrossEntropy(torch.autograd.Function):
             rows = slice(begin, begin + tile_rows)
             tile_gradient = None if gradient_re is None else gradient_re[rows]
             total += cross_entropy_tile(
-                hidden_re[rows], targets_r[rows], head, row_count, tile_gradient
+                hidden_re[rows], targets_r[rows], head, row_count, tile_gradient, gradient_scale
             )
         if gradient_re is not None:
             ctx.save_for_backward(gradient_re)
         return total / row_count
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradient of the rows, (R, E)."""
         (gradient_re,) = ctx.saved_tensors
-        return gradient_re * gradients[0].to(gradient_re.dtype), None, None, None
+        return gradient_re * gradients[0].to(gradient_re.dtype), None, None, None, None
 
 
 def cross_entropy_tile(
@@ -104,10 +109,12 @@ def cross_entropy_tile(
     head: OutputHead,
     row_count: int,
     gradient_te: torch.Tensor | None,
+    gradient_scale: float = 1.0,
 ) -> torch.Tensor:
     """Sum of the tile's losses; fills the gradient of the mean over all rows, where wanted.
 
-    Works in place: the logits become probabilities, and these the gradient of the logits.
+    Works in place: the logits become probabilities, and these the gradient of the logits. It is
+    scaled in fp32: of a mean over many rows little is left in float16.
     """
     scores_tv = head.linear(hidden_te).float()
     cap_derivative_tv = head.transform_(scores_tv)
@@ -122,6 +129,6 @@ def cross_entropy_tile(
         scores_tv[row_indices, targets_t] -= 1.0
         if cap_derivative_tv is not None:
             scores_tv *= cap_derivative_tv
-        scores_tv *= head.scale / row_count
+        scores_tv *= head.scale * gradient_scale / row_count
         torch.mm(scores_tv.to(hidden_te.dtype), head.weight_ve, out=gradient_te)
     return loss

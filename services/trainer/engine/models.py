@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,7 @@ DTYPES = {
     planner_pb2.DTYPE_FLOAT32: torch.float32,
 }
 
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", re.ASCII)
 # Over those planned.
 _MOST_PARAMETERS = 1.01
 # What libraries raise for a model they cannot read.
@@ -44,8 +46,16 @@ def find_model(summary: planner_pb2.ModelSummary, model_path: str, cache_directo
     if kind == "package":
         return _converted_package(summary.weights.package, cache_directory)
     if kind == "hub_id" and summary.weights.hub_id:
-        return summary.weights.hub_id
+        return _checked_hub_id(summary.weights.hub_id)
     raise EngineError(BAD_MODEL, "the plan names no weights", "give spec.model_path")
+
+
+def _checked_hub_id(hub_id: str) -> str:
+    """Raises `EngineError` (BAD_MODEL) for what would be read from this machine's disk instead."""
+    if not _HUB_ID.fullmatch(hub_id) or Path(hub_id).exists():
+        problem = f"the plan's weights are at {hub_id!r}, which is no id of the hub"
+        raise EngineError(BAD_MODEL, problem, "give a folder as spec.model_path")
+    return hub_id
 
 
 def _checked_folder(folder: Path) -> str:

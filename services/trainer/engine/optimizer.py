@@ -24,17 +24,25 @@ def make_optimizer(
     parameters: Sequence[torch.nn.Parameter],
     training: Training,
 ) -> torch.optim.Optimizer:
-    """The optimizer the plan names. Raises `EngineError` for one this engine does not know."""
+    """The optimizer the plan names. Raises `EngineError` for one this engine does not know.
+
+    States are fp32 where they are not in 8 bits: bitsandbytes' are for 16-bit parameters, torch's
+    are as the parameters. In float16 its epsilon is 0 and squares of gradients are, and in bfloat16
+    the mean of squares cannot shrink by a thousandth.
+    """
+    kinds: dict[planner_pb2.OptimizerKind, type[torch.optim.Optimizer]] = {
+        planner_pb2.OPTIMIZER_KIND_ADAMW_8BIT: bnb.optim.AdamW8bit,
+        planner_pb2.OPTIMIZER_KIND_ADAMW: torch.optim.AdamW
+        if all(parameter.dtype == torch.float32 for parameter in parameters)
+        else bnb.optim.AdamW,
+    }
+    if kind not in kinds:
+        raise EngineError(INTERNAL, f"plan.execution.optimizer is {kind}", "plan again")
     options: dict[str, Any] = {
         "lr": training.learning_rate,
         "weight_decay": training.weight_decay,
     }
-    if kind == planner_pb2.OPTIMIZER_KIND_ADAMW_8BIT:
-        optimizer: torch.optim.Optimizer = bnb.optim.AdamW8bit(parameters, **options)
-        return optimizer
-    if kind == planner_pb2.OPTIMIZER_KIND_ADAMW:
-        return torch.optim.AdamW(parameters, **options)
-    raise EngineError(INTERNAL, f"plan.execution.optimizer is {kind}", "plan again")
+    return kinds[kind](parameters, **options)
 
 
 def learning_rate_at(step: int, training: Training) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from elite.planner.v1 import planner_pb2
+from services.trainer.engine.adapters import without_dropout
 from services.trainer.engine.attention import attention_kernel
 from services.trainer.engine.decoder import last_hidden_states
 from services.trainer.engine.loss import OutputHead, tiled_cross_entropy
@@ -42,22 +43,22 @@ class ResidentExecutor:
         """The same, with the loss left on the device."""
         # Backward recomputes the layers, so it needs the same kernel.
         with attention_kernel(self._kernel):
-            loss = self._timed_loss(window_bs)
+            loss = self._timed_loss(window_bs, gradient_scale)
             with self._phases.timed(BACKWARD):
-                (loss * gradient_scale).backward()
+                loss.backward()
         return loss.detach()
 
     def evaluate(self, window_bs: torch.Tensor) -> float:
-        """Loss of a window, without gradients."""
-        with torch.no_grad(), attention_kernel(self._kernel):
+        """Loss of a window, without gradients and without dropout."""
+        with torch.no_grad(), attention_kernel(self._kernel), without_dropout(self._model):
             return float(self._loss(self._target_states(window_bs), window_bs))
 
-    def _timed_loss(self, window_bs: torch.Tensor) -> torch.Tensor:
+    def _timed_loss(self, window_bs: torch.Tensor, gradient_scale: float) -> torch.Tensor:
         """The loss. Hidden states end with this call: backward needs their memory."""
         with self._phases.timed(FORWARD):
             hidden_re = self._target_states(window_bs)
         with self._phases.timed(LOSS):
-            return self._loss(hidden_re, window_bs)
+            return self._loss(hidden_re, window_bs, gradient_scale)
 
     def _target_states(self, window_bs: torch.Tensor) -> torch.Tensor:
         """Hidden states that predict the targets, (R, E)."""
@@ -65,6 +66,10 @@ class ResidentExecutor:
         # The token at position p is predicted at p - 1.
         return hidden_bse[0, -self._target_tokens - 1 : -1]
 
-    def _loss(self, hidden_re: torch.Tensor, window_bs: torch.Tensor) -> torch.Tensor:
+    def _loss(
+        self, hidden_re: torch.Tensor, window_bs: torch.Tensor, gradient_scale: float = 1.0
+    ) -> torch.Tensor:
         targets_r = window_bs[0, -self._target_tokens :].to(hidden_re.device)
-        return tiled_cross_entropy(hidden_re, targets_r, self._head, self._tile_rows)
+        return tiled_cross_entropy(
+            hidden_re, targets_r, self._head, self._tile_rows, gradient_scale
+        )

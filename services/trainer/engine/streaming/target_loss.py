@@ -65,9 +65,10 @@ class TargetLoss:
         with torch.no_grad():
             rows = normed_bre.detach().flatten(0, 1)
             gradient = torch.empty_like(rows) if wants_gradient else None
-            loss = cross_entropy_tile(rows, targets.reshape(-1), self.head, row_count, gradient)
+            loss = cross_entropy_tile(
+                rows, targets.reshape(-1), self.head, row_count, gradient, gradient_scale
+            )
         if gradient is not None and gradient_bre is not None:
-            gradient.mul_(gradient_scale)
             (found,) = torch.autograd.grad(normed_bre, leaf, gradient.view_as(normed_bre))
             gradient_bre.copy_(found)
         return loss / row_count

@@ -43,6 +43,22 @@ def test_loss_and_gradient_are_exact(rows, tile_rows, with_bias, scale, soft_cap
     torch.testing.assert_close(hidden.grad, reference.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("tile_rows", [64, 512])
+def test_a_scale_lifts_the_gradient_of_many_rows_before_float16_rounds_it(tile_rows: int) -> None:
+    rows, vocabulary, scale = 4096, 512, 4096.0
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(vocabulary, HIDDEN, generator=generator)
+    hidden = torch.randn(rows, HIDDEN, generator=generator)
+    targets = torch.randint(0, vocabulary, (rows,), generator=generator)
+    exact = hidden.half().float().requires_grad_()
+    expected(exact, targets, OutputHead(weight.half().float())).backward()
+    rounded = hidden.half().requires_grad_()
+    head = OutputHead(weight.half())
+    tiled_cross_entropy(rounded, targets, head, tile_rows, scale).backward()
+    difference = (rounded.grad.float() / scale - exact.grad).norm() / exact.grad.norm()
+    assert difference < 2e-3
+
+
 def test_large_logits_do_not_overflow() -> None:
     hidden = torch.full((2, HIDDEN), 100.0, requires_grad=True)
     head = OutputHead(torch.linspace(-9, 9, VOCABULARY)[:, None].repeat(1, HIDDEN))

@@ -52,6 +52,17 @@ def test_models_that_cannot_be_found_say_what_to_do(tmp_path: Path) -> None:
         find_model(a_summary(package=package), "", tmp_path)
 
 
+def test_a_hub_id_is_no_way_to_a_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("owner/name").mkdir(parents=True)
+    for path in (str(folder), "../elsewhere/model", "owner/name", "a/b/c", "owner/na me"):
+        with refused("which is no id of the hub: give a folder as spec.model_path"):
+            find_model(a_summary(hub_id=path), "", tmp_path)
+    assert find_model(a_summary(hub_id="gpt2"), "", tmp_path) == "gpt2"
+
+
 def test_attention_that_cannot_be_exchanged_is_said_to_be_that(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path, "falcon")
     with refused("has attention of its own and cannot be given the engine's: choose another model"):

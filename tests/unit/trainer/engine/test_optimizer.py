@@ -80,8 +80,26 @@ def test_the_8_bit_optimizer_really_has_8_bit_state() -> None:
     assert optimizer.state[parameters[1]]["state1"].dtype == torch.uint8
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_32_bit_optimizer_is_as_exact_for_16_bit_parameters(dtype: torch.dtype) -> None:
+    def update(dtype: torch.dtype, optimizer) -> tuple[torch.Tensor, torch.Tensor]:
+        parameter = torch.nn.Parameter(torch.zeros(8, 8, dtype=dtype))
+        made = optimizer([parameter])
+        for step in range(30):
+            # Squares are below what float16 has, and in the first step there is no gradient.
+            parameter.grad = torch.full_like(parameter, 1e-4 * step)
+            made.step()
+        return parameter.detach().float(), made.state[parameter]
+
+    training = Training(steps=1, learning_rate=1e-3, weight_decay=0.0)
+    found, state = update(dtype, lambda parameters: make_optimizer(ADAMW, parameters, training))
+    expected, _ = update(torch.float32, lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.0))
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=0)
+    assert {v.dtype for v in state.values() if isinstance(v, torch.Tensor)} == {torch.float32}
+
+
 @pytest.mark.parametrize("kind", [ADAMW, ADAMW_8BIT])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_restored_state_continues_bit_for_bit(kind: int, dtype: torch.dtype) -> None:
     training = Training(steps=1, learning_rate=0.01, weight_decay=0.1)
 
