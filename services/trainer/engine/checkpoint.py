@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from elite.planner.v1 import planner_pb2
 from services.trainer.engine.adapters import read_adapter_weights, write_adapter_weights
-from services.trainer.engine.failures import BAD_DATA, INTERNAL, EngineError
+from services.trainer.engine.failures import BAD_DATA, BAD_MODEL, INTERNAL, EngineError
 from services.trainer.engine.optimizer import optimizer_state, restore_optimizer_state
 from services.trainer.jobs.durable import (
     CorruptFolderError,
@@ -26,6 +26,7 @@ from services.trainer.jobs.fence import Fence
 
 KEPT_CHECKPOINTS = 2
 _PREFIX = "step-"
+_CAUSES = {"dataset_fingerprint": BAD_DATA, "weights_fingerprint": BAD_MODEL}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Identity:
     """What must be the same for a checkpoint to be continued."""
 
     dataset_fingerprint: str
+    weights_fingerprint: str
     seed: int
     lora_rank: int
     lora_alpha: float
@@ -49,10 +51,12 @@ class Identity:
     key_value_head_count: int
 
     @classmethod
-    def of(cls, plan: planner_pb2.Plan, dataset_fingerprint: str, seed: int) -> Identity:
+    def of(
+        cls, plan: planner_pb2.Plan, dataset_fingerprint: str, weights_fingerprint: str, seed: int
+    ) -> Identity:
         """The identity of a run."""
         return cls(
-            dataset_fingerprint, seed, plan.lora.rank, plan.lora.alpha,
+            dataset_fingerprint, weights_fingerprint, seed, plan.lora.rank, plan.lora.alpha,
             tuple(sorted(plan.lora.target_modules)),
             planner_pb2.OptimizerKind.Name(plan.execution.optimizer),
             plan.execution.key_value_head_count,
@@ -112,23 +116,28 @@ class CheckpointStore:
         return sorted((f for f in found if f.name[len(_PREFIX) :].isdigit()), reverse=True)
 
 
-def load_checkpoint(
-    folder: Path, model: Any, optimizer: torch.optim.Optimizer, identity: Identity
-) -> Position:
-    """Puts a verified checkpoint into model, optimizer and generator.
-
-    Raises `EngineError` when it belongs to other data, another LoRA, base or optimizer.
-    """
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    ours, theirs = json.loads(json.dumps(asdict(identity))), state["identity"]
+def check_identity(folder: Path, identity: Identity) -> None:
+    """Raises `EngineError` when a checkpoint is of other data, weights, LoRA or optimizer."""
+    theirs = _state(folder)["identity"]
+    ours = json.loads(json.dumps(asdict(identity)))
     changed = [name for name in ours if ours[name] != theirs.get(name)]
     if changed:
-        cause = BAD_DATA if changed == ["dataset_fingerprint"] else INTERNAL
+        cause = _CAUSES.get(changed[0], INTERNAL) if len(changed) == 1 else INTERNAL
         problem = f"{folder.name} cannot be continued: {', '.join(changed)} changed since"
-        fix = "put data, plan and seed back as they were, or start a new run"
+        fix = "put data, model, plan and seed back as they were, or start a new run"
         raise EngineError(cause, problem, fix)
+
+
+def load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Position:
+    """Puts a verified checkpoint of the same identity into model, optimizer and generator."""
+    state = _state(folder)
     read_adapter_weights(model, folder)
     restore_optimizer_state(optimizer, load_file(folder / "optimizer.safetensors"))
     generator = bytes.fromhex(state["torch_rng_state"])
     torch.set_rng_state(torch.frombuffer(bytearray(generator), dtype=torch.uint8))
     return Position(state["step"], state["loss_scale"])
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return state

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from services.trainer.engine.failures import BAD_DATA, BAD_MODEL, EngineError
 from services.trainer.jobs.corpus import Corpus, SkippedFile, SourceFile, why_not_text
-from services.trainer.jobs.durable import cached_folder
+from services.trainer.jobs.durable import MANIFEST, cached_folder
 
 # Text handed to the tokenizer at a time: enough for its threads, little for memory.
 BATCH_BYTES = 4 * 1024 * 1024
@@ -131,7 +131,7 @@ def tokenise(corpus: Corpus, tokenizer: Any, cache_directory: Path) -> TokenCach
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     folder = cache_directory / f"tokens-{fingerprint[:32]}"
     cached_folder(folder, lambda temporary: _write_cache(corpus, tokenizer, temporary))
-    return _read_cache(folder, corpus, fingerprint)
+    return _read_cache(folder, corpus)
 
 
 def _write_cache(corpus: Corpus, tokenizer: Any, folder: Path) -> None:
@@ -183,7 +183,7 @@ def _batches(texts: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]
         yield batch
 
 
-def _read_cache(folder: Path, corpus: Corpus, fingerprint: str) -> TokenCache:
+def _read_cache(folder: Path, corpus: Corpus) -> TokenCache:
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     tokens = np.memmap(folder / "tokens.bin", dtype=index["dtype"], mode="r")
     late = tuple(SkippedFile(path, reason) for path, reason in index["skipped"])
@@ -192,7 +192,8 @@ def _read_cache(folder: Path, corpus: Corpus, fingerprint: str) -> TokenCache:
         paths=tuple(path for path, _ in index["files"]),
         token_counts=np.asarray([count for _, count in index["files"]], dtype=np.int64),
         skipped=corpus.skipped + late,
-        fingerprint=fingerprint,
+        # Of what was read, whatever became of the files' times since.
+        fingerprint=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from importlib import metadata
@@ -28,6 +29,7 @@ DTYPES = {
 }
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", re.ASCII)
+_SAMPLED_VALUES = 16
 # Over those planned.
 _MOST_PARAMETERS = 1.01
 # What libraries raise for a model they cannot read.
@@ -115,6 +117,19 @@ def load_model(location: str, plan: planner_pb2.Plan) -> Any:
     _refuse_unplanned(model, plan.model)
     model.requires_grad_(False)
     return model.eval()  # the only thing train() would switch on is dropout, and there is none
+
+
+def weights_fingerprint(model: Any) -> str:
+    """Tells these base weights from others of the same shapes, by a few values of each.
+
+    In bfloat16: the compute dtype may be another when the run goes on.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        step = max(1, parameter.numel() // _SAMPLED_VALUES)
+        values = parameter.detach().flatten()[::step].to(torch.bfloat16).view(torch.int16)
+        digest.update(f"{name} {tuple(parameter.shape)} {values.tolist()}".encode())
+    return digest.hexdigest()
 
 
 def _refuse_missing(location: str, missing: list[str]) -> None:

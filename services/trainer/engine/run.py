@@ -18,6 +18,7 @@ from services.trainer.engine.checkpoint import (
     CheckpointStore,
     Identity,
     Position,
+    check_identity,
     load_checkpoint,
 )
 from services.trainer.engine.dataset import Dataset, make_dataset, tokenise
@@ -36,7 +37,13 @@ from services.trainer.engine.memory_tracking import (
     memory_tracker,
     start_host_peak,
 )
-from services.trainer.engine.models import DTYPES, find_model, load_model, load_tokenizer
+from services.trainer.engine.models import (
+    DTYPES,
+    find_model,
+    load_model,
+    load_tokenizer,
+    weights_fingerprint,
+)
 from services.trainer.engine.optimizer import make_optimizer
 from services.trainer.engine.preflight import check_host_memory
 from services.trainer.engine.saving import RunSaver, hooks_of, make_step_journal
@@ -109,12 +116,19 @@ def execute(run: Run, *, resume: bool) -> None:
     run.events.phase("prepare_data")
     location, dataset = _prepare_data(run)
     run.events.phase("load_model")
+    started = time.perf_counter()
+    check_host_memory(run.specification.plan)
+    model = load_model(location, run.specification.plan)
     identity = Identity.of(
-        run.specification.plan, dataset.fingerprint, run.specification.training.seed
-    )
+        run.specification.plan, dataset.fingerprint, weights_fingerprint(model),
+        run.specification.training.seed,
+    )  # fmt: skip
+    newest = checkpoints.newest_good()
+    if newest:  # before the journal, which drops a step of another run
+        check_identity(newest, identity)
     journal = make_step_journal(run.specification, run.fence, identity)
     try:
-        loaded = _load_model(run, location, dataset, journal)
+        loaded = _prepare_model(run, model, dataset, journal, started)
         _train(run, loaded, dataset, RunState(checkpoints, identity, journal))
     except EngineError:
         if journal:  # it would end there again
@@ -153,12 +167,12 @@ def _prepare_data(run: Run) -> tuple[str, Dataset]:
     return location, dataset
 
 
-def _load_model(run: Run, location: str, dataset: Dataset, journal: StepJournal | None) -> Loaded:
-    started = time.perf_counter()
+def _prepare_model(
+    run: Run, model: Any, dataset: Dataset, journal: StepJournal | None, started: float
+) -> Loaded:
+    """The model as the plan wants it; `started` is when it began to be read."""
     plan = run.specification.plan
     device = device_of(plan)
-    check_host_memory(plan)
-    model = load_model(location, plan)
     parameter_count = sum(parameter.numel() for parameter in model.parameters())
     tracker, meter = memory_tracker(device), StepMeter(device)
     with tracker:
@@ -212,7 +226,7 @@ def _train(run: Run, loaded: Loaded, dataset: Dataset, state: RunState) -> None:
     )  # fmt: skip
     newest = state.checkpoints.newest_good()
     if newest:
-        saver.position = load_checkpoint(newest, loaded.model, optimizer, state.identity)
+        saver.position = load_checkpoint(newest, loaded.model, optimizer)
         saver.saved_step = saver.position.step
         if run.told_steps is not None:
             for event in History(run.run_directory).between(run.told_steps, saver.saved_step):

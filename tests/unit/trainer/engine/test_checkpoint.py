@@ -14,6 +14,7 @@ from services.trainer.engine.checkpoint import (
     CheckpointStore,
     Identity,
     Position,
+    check_identity,
     load_checkpoint,
 )
 from services.trainer.engine.failures import EngineError
@@ -23,7 +24,7 @@ from services.trainer.jobs.fence import Fence
 from tests.fixtures.engine import LLAMA_LINEARS, a_plan, tiny_config, tiny_model
 
 PLAN = a_plan(tiny_config(), LLAMA_LINEARS)
-IDENTITY = Identity.of(PLAN, "data", seed=1)
+IDENTITY = Identity.of(PLAN, "data", "weights", seed=1)
 CONVERTED = a_plan(tiny_config(), LLAMA_LINEARS, key_value_head_count=1)
 
 
@@ -49,7 +50,7 @@ def test_a_checkpoint_puts_back_weights_state_and_generator(tmp_path: Path) -> N
     stepped(model, optimizer)
 
     other, other_optimizer = a_run(seed=2)
-    position = load_checkpoint(store.newest_good(), other, other_optimizer, IDENTITY)
+    position = load_checkpoint(store.newest_good(), other, other_optimizer)
     assert position == Position(1, 1.0)
     torch.testing.assert_close(torch.rand(3), expected_noise)
     stepped(other, other_optimizer)
@@ -74,9 +75,13 @@ def test_two_are_kept_and_a_broken_one_is_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "cause"),
     [
-        (Identity.of(PLAN, "other data", seed=1), trainer_pb2.FAILURE_CAUSE_BAD_DATA),
-        (Identity.of(PLAN, "data", seed=2), trainer_pb2.FAILURE_CAUSE_INTERNAL),
-        (Identity.of(CONVERTED, "data", seed=1), trainer_pb2.FAILURE_CAUSE_INTERNAL),
+        (Identity.of(PLAN, "other data", "weights", seed=1), trainer_pb2.FAILURE_CAUSE_BAD_DATA),
+        (
+            Identity.of(PLAN, "data", "other weights", seed=1),
+            trainer_pb2.FAILURE_CAUSE_BAD_MODEL,
+        ),
+        (Identity.of(PLAN, "data", "weights", seed=2), trainer_pb2.FAILURE_CAUSE_INTERNAL),
+        (Identity.of(CONVERTED, "data", "weights", seed=1), trainer_pb2.FAILURE_CAUSE_INTERNAL),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, changed, cause) -> None:
@@ -84,5 +89,5 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, changed, cause) 
     store = CheckpointStore(Fence(tmp_path, 0))
     store.save(model, optimizer, Position(1, 1.0), IDENTITY)
     with pytest.raises(EngineError, match=r"cannot be continued: .* changed since") as error:
-        load_checkpoint(store.newest_good(), model, optimizer, changed)
+        check_identity(store.newest_good(), changed)
     assert error.value.cause == cause

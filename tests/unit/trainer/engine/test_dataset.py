@@ -56,6 +56,10 @@ def test_the_cache_is_used_again_until_something_changes(tmp_path: Path, tokeniz
     again = tokenise(find_source_files(data), tokenizer, tmp_path / "cache")
     assert again.fingerprint == first.fingerprint
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("tokens.bin")} == written
+    (data / "module_0.py").touch()  # as a new clone of the same files
+    assert tokenise(find_source_files(data), tokenizer, tmp_path / "cache").fingerprint == (
+        first.fingerprint
+    )
     (data / "module_0.py").write_text(source_text(99))
     changed = tokenise(find_source_files(data), tokenizer, tmp_path / "cache")
     assert changed.fingerprint != first.fingerprint

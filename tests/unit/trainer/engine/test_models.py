@@ -12,7 +12,12 @@ from safetensors.torch import load_file, save_file
 from elite.planner.v1 import planner_pb2
 from elite.trainer.v1 import trainer_pb2
 from services.trainer.engine.failures import EngineError
-from services.trainer.engine.models import find_model, load_model, load_tokenizer
+from services.trainer.engine.models import (
+    find_model,
+    load_model,
+    load_tokenizer,
+    weights_fingerprint,
+)
 from tests.fixtures.engine import LLAMA_LINEARS, a_plan, tiny_config, write_tiny_model
 
 
@@ -76,6 +81,15 @@ def test_a_model_is_loaded_frozen_in_the_compute_dtype(folder: Path) -> None:
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not model.training
     assert load_tokenizer(str(folder)).is_fast
+
+
+def test_other_weights_of_the_same_shapes_have_another_fingerprint(folder: Path) -> None:
+    model = load_model(str(folder), a_plan(tiny_config(), LLAMA_LINEARS))
+    first = weights_fingerprint(model)
+    assert weights_fingerprint(model.to(torch.bfloat16)) == first
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.5)
+    assert weights_fingerprint(model) != first
 
 
 def test_another_model_than_planned_is_refused_field_by_field(folder: Path) -> None:

@@ -16,7 +16,7 @@ from services.trainer.engine.saving import RunSaver, make_step_journal, step_ide
 from services.trainer.engine.specification import Specification, Training
 from services.trainer.jobs.fence import Fence
 
-IDENTITY = Identity("data", 1, 4, 8.0, ("q_proj",), "OPTIMIZER_KIND_ADAMW", 0)
+IDENTITY = Identity("data", "weights", 1, 4, 8.0, ("q_proj",), "OPTIMIZER_KIND_ADAMW", 0)
 
 
 class Clock:
