@@ -89,10 +89,12 @@ def _add_figures(table: Table, run: trainer_pb2.Run) -> None:
     if progress.HasField("held_out_loss_before"):
         table.add_row("held-out loss", _held_out(progress))
     if progress.completed_steps:
+        # The plan's step is of one window.
+        planned = plan.step_seconds * max(1, run.spec.training.gradient_accumulation_steps)
         table.add_row(
             "step time",
             f"{format_duration(progress.step_seconds)}, planned "
-            f"{format_duration(plan.step_seconds)}; {progress.tokens_per_second:.0f} tokens/s",
+            f"{format_duration(planned)}; {progress.tokens_per_second:.0f} tokens/s",
         )
     if progress.measured_peak_bytes:
         table.add_row("memory", _memory(progress))

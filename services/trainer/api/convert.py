@@ -17,12 +17,14 @@ DEFAULT_PAGE_SIZE = 50
 def fingerprint(spec: trainer_pb2.RunSpec) -> str:
     """Digest of what the caller asked for: model, data, training settings and tier.
 
-    The plan's predictions, and what the planner chose to reach the tier, change with the free
-    memory of the moment. They are left out, so that a repeated call is recognised.
+    The plan's predictions, what the planner chose to reach the tier, and the machine's profile in
+    the question to the planner change with the free memory of the moment. They are left out, so
+    that a repeated call is recognised.
     """
     asked = trainer_pb2.RunSpec()
     asked.CopyFrom(spec)
     asked.ClearField("display_name")
+    asked.ClearField("planned_by")
     plan = planner_pb2.Plan(
         tier=spec.plan.tier,
         context_tokens=spec.plan.context_tokens,

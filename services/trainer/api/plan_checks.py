@@ -8,6 +8,7 @@ from elite.planner.v1 import planner_pb2
 from elite.profiler.v1 import profiler_pb2
 from elite.trainer.v1 import trainer_pb2
 from services.common.errors import FieldViolation, invalid_fields
+from services.trainer.jobs.identifiers import HUB_ID
 
 _TAKE_THE_PLAN = "take the plan from PlannerService.Plan, unchanged"
 
@@ -29,8 +30,8 @@ def check_plan(spec: trainer_pb2.RunSpec) -> None:
 
 
 def _training(training: trainer_pb2.TrainingSettings) -> Iterator[FieldViolation]:
-    if training.warmup_steps > training.steps:
-        problem = f"is {training.warmup_steps}, more than the {training.steps} steps of the run"
+    if training.warmup_steps >= training.steps:
+        problem = f"is {training.warmup_steps}, and spec.training.steps is {training.steps}"
         yield FieldViolation("spec.training.warmup_steps", problem, "fewer than steps")
 
 
@@ -43,7 +44,12 @@ def _model(spec: trainer_pb2.RunSpec) -> Iterator[FieldViolation]:
     if groups and model.query_head_count % groups:
         problem = f"is {groups}, which does not divide {model.query_head_count} query heads"
         yield FieldViolation("spec.plan.model.key_value_head_count", problem, _TAKE_THE_PLAN)
-    if not spec.model_path and model.weights.WhichOneof("source") is None:
+    weights = model.weights
+    if weights.hub_id and not HUB_ID.fullmatch(weights.hub_id):
+        problem = f"is {weights.hub_id[:80]!r}, which is no id of the hub"
+        fix = "OWNER/NAME; a folder goes into spec.model_path"
+        yield FieldViolation("spec.plan.model.weights.hub_id", problem, fix)
+    if not spec.model_path and not (weights.hub_id or weights.package.distribution):
         problem = "is missing, and the plan's model does not say where its weights are"
         fix = "the folder of the model, in Hugging Face format, on the trainer's machine"
         yield FieldViolation("spec.model_path", problem, fix)

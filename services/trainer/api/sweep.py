@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 import redis
 
@@ -19,7 +20,7 @@ from services.trainer.api.settings import TrainerApiSettings
 from services.trainer.jobs import keys
 from services.trainer.jobs.cancellation import raise_if_cancelled
 from services.trainer.jobs.connection import is_unavailable
-from services.trainer.jobs.errors import LeasedError
+from services.trainer.jobs.errors import LeasedError, RunNotFoundError
 from services.trainer.jobs.fleet import Fleet
 from services.trainer.jobs.records import RunRecord
 from services.trainer.jobs.retention import Retention
@@ -60,21 +61,39 @@ class Sweep:
             except redis.RedisError as error:
                 level = logging.DEBUG if is_unavailable(error) else logging.ERROR
                 logger.log(level, "sweep failed", extra={"error": str(error)})
-            except Exception:  # one bad record must not keep all other runs from being freed
+            except Exception:  # the sweep outlives whatever it stumbles over
                 logger.exception("sweep failed")
             await asyncio.sleep(self._interval_seconds)
 
     async def once(self) -> None:
         """Queues what is overdue and frees what its worker has left behind."""
         for run_id in await self._overdue():
-            logger.warning("queueing run again", extra={"run_id": run_id})
-            await self._runs.enqueue(run_id)
-            await self._fleet.touch_waiting(run_id, now_milliseconds())
+            await self._apart(self._queue_again, run_id)
         await self._free_abandoned()
         if time.monotonic() >= self._prune_at:
             self._prune_at = time.monotonic() + _PRUNE_INTERVAL_SECONDS
             if count := await self._retention.prune():
                 logger.info("removed runs that ended long ago", extra={"count": count})
+
+    @staticmethod
+    async def _apart(act: Callable[[str], Awaitable[None]], run_id: str) -> None:
+        """One bad record must not keep all other runs from being queued or freed."""
+        try:
+            await act(run_id)
+        except Exception as error:
+            if is_unavailable(error):
+                raise
+            logger.exception("run cannot be swept", extra={"run_id": run_id})
+
+    async def _queue_again(self, run_id: str) -> None:
+        logger.warning("queueing run again", extra={"run_id": run_id})
+        try:
+            await self._runs.enqueue(run_id)
+        except RunNotFoundError:
+            logger.warning("forgetting an id without a record", extra={"run_id": run_id})
+            await self._fleet.forget_waiting(run_id)
+            return
+        await self._fleet.touch_waiting(run_id, now_milliseconds())
 
     async def _overdue(self) -> list[str]:
         """Runs whose message was never sent, or cannot be in the queue: the queue is empty."""
@@ -95,7 +114,7 @@ class Sweep:
         running = await self._fleet.running_ids()
         without = {run_id for run_id in running if not await self._store.lease_owner(run_id)}
         for run_id in without & self._without_lease:
-            await self._free(run_id)
+            await self._apart(self._free, run_id)
         self._without_lease = without
 
     async def _free(self, run_id: str) -> None:

@@ -32,15 +32,15 @@ async def watch_run(
     Bears Redis being away for `outage_seconds` at a time, then raises what redis-py raised.
     Raises `RunNotFoundError`.
     """
-    await store.state(run_id)
     stream = EventStream(client, run_id)
-    position = await stream.usable_cursor(cursor)
+    position = ""
     last_answer = time.monotonic()
     while True:
         raise_if_cancelled()
         try:
             # The state first: once it is terminal, all events have been written.
             ended = await store.state(run_id) in TERMINAL_STATES
+            position = position or await stream.usable_cursor(cursor)
             events = await stream.read(position, 0 if ended else _WAIT_SECONDS)
         except redis.RedisError as error:
             if not is_unavailable(error) or time.monotonic() - last_answer > outage_seconds:

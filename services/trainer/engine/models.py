@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +18,7 @@ from services.trainer.engine.attention import ATTENTION_NAME, register_attention
 from services.trainer.engine.failures import BAD_MODEL, INTERNAL, EngineError, describe
 from services.trainer.engine.gguf_conversion import convert_gguf
 from services.trainer.jobs.durable import cached_folder
+from services.trainer.jobs.identifiers import HUB_ID
 
 transformers_logging.disable_progress_bar()
 
@@ -28,7 +28,6 @@ DTYPES = {
     planner_pb2.DTYPE_FLOAT32: torch.float32,
 }
 
-_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", re.ASCII)
 _SAMPLED_VALUES = 16
 # Over those planned.
 _MOST_PARAMETERS = 1.01
@@ -54,7 +53,7 @@ def find_model(summary: planner_pb2.ModelSummary, model_path: str, cache_directo
 
 def _checked_hub_id(hub_id: str) -> str:
     """Raises `EngineError` (BAD_MODEL) for what would be read from this machine's disk instead."""
-    if not _HUB_ID.fullmatch(hub_id) or Path(hub_id).exists():
+    if not HUB_ID.fullmatch(hub_id) or Path(hub_id).exists():
         problem = f"the plan's weights are at {hub_id!r}, which is no id of the hub"
         raise EngineError(BAD_MODEL, problem, "give a folder as spec.model_path")
     return hub_id

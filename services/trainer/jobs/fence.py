@@ -12,11 +12,12 @@ file system the lock must hold across machines, as NFS 4's does.
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from services.trainer.jobs.durable import replace_file
 
 _TOKEN, _LOCK = ".fencing-token", ".fencing-lock"
 
@@ -30,6 +31,16 @@ class SupersededError(Exception):
         )
 
 
+class DamagedTokenError(Exception):
+    """Nobody can tell which attempt has the folder."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is damaged, so this attempt may not write; ResumeRun begins a new attempt, "
+            "which replaces it"
+        )
+
+
 class Fence:
     """One attempt's right to write to a folder. Token 0: an engine that nobody supervises."""
 
@@ -37,31 +48,49 @@ class Fence:
         self.folder, self.token = folder, token
 
     def take(self) -> None:
-        """Makes this the newest attempt. Raises `SupersededError` when there is a newer one."""
+        """Makes this the newest attempt. Raises `SupersededError` when there is a newer one.
+
+        A damaged token is replaced: whoever takes the folder has just taken up the run, and those
+        that did before are refused by the new token. Otherwise no attempt could ever begin again.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.held():
-            partial = self.folder / f"{_TOKEN}.partial"
-            partial.write_text(str(self.token))
-            os.replace(partial, self.folder / _TOKEN)
+        with no_attempt_begins(self.folder):
+            with suppress(DamagedTokenError):
+                self._check()
+            replace_file(self.folder / _TOKEN, str(self.token))
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Inside, no newer attempt begins. Raises `SupersededError` when there is one already.
 
-        Keep it short: a newer attempt waits for it.
+        Raises `DamagedTokenError` when nobody can tell. Keep it short: a newer attempt waits for
+        it.
         """
-        with (self.folder / _LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            newest = self._newest()
-            if newest > self.token:
-                raise SupersededError(self.folder, self.token, newest)
+        with no_attempt_begins(self.folder):
+            self._check()
             yield
 
+    def _check(self) -> None:
+        newest = self._newest()
+        if newest > self.token:
+            raise SupersededError(self.folder, self.token, newest)
+
     def _newest(self) -> int:
+        path = self.folder / _TOKEN
         try:
-            return int((self.folder / _TOKEN).read_text())
+            return int(path.read_text())
         except FileNotFoundError:
             return 0
+        except ValueError as error:
+            raise DamagedTokenError(path) from error
+
+
+@contextmanager
+def no_attempt_begins(folder: Path) -> Iterator[None]:
+    """Inside, no attempt on the run of this folder begins; those that want to wait."""
+    with (folder / _LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class OwnedFolder:

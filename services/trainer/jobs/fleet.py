@@ -71,6 +71,13 @@ class Fleet:
         """Counts the run's waiting from now on, because its message has been sent again."""
         await self._client.zadd(keys.WAITING, {run_id: milliseconds}, xx=True)
 
+    async def forget_waiting(self, run_id: str) -> None:
+        """Takes an id off everything that waits, because no record has it."""
+        classes = await self._client.smembers(keys.DEVICE_CLASSES)
+        ready = (keys.ready_key(name.decode()) for name in classes)
+        for key in (keys.WAITING, keys.UNSENT, *ready):
+            await self._client.zrem(key, run_id)
+
     async def running_ids(self) -> list[str]:
         """Ids of the runs that a worker has taken up."""
         ids = await self._client.zrange(keys.state_key(RUNNING), 0, -1)

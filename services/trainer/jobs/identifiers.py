@@ -27,3 +27,7 @@ def first_run_id(moment: datetime) -> str:
 def is_run_id(text: str) -> bool:
     """Whether `text` has the form of a run id."""
     return _PATTERN.fullmatch(text) is not None
+
+
+# Of the Hugging Face hub: a name, for old models without an owner. A path has other forms.
+HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", re.ASCII)

@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from dataclasses import replace
 
 import grpc
 
 from elite.trainer.v1 import trainer_pb2
 from services.trainer.jobs.records import Field
-from services.trainer.jobs.states import CANCELLED, FAILED, PAUSED, RESUMING, SUCCEEDED, State
+from services.trainer.jobs.states import (
+    CANCELLED,
+    FAILED,
+    PAUSED,
+    RESUMING,
+    SUCCEEDED,
+    TERMINAL_STATES,
+    State,
+)
 from services.trainer.jobs.store import Transition
 from services.trainer.worker.event_relay import EventRelay
 from services.trainer.worker.outcome import EXIT_DRAINED, EngineEnd, StopReason, failure_of
@@ -39,6 +48,7 @@ class Decision:
         self._run, self._owner, self._settings = run, owner, settings
         self._tracker, self._relay, self._watchdog = tracker, relay, watchdog
         self._replanner = Replanner(settings.planner_address, settings.profiler_address)
+        self._is_reported = False
 
     async def before(self) -> Transition | None:
         """What there is to do instead of starting the engine; None when it may start.
@@ -61,14 +71,19 @@ class Decision:
         try:
             new = await self._replanner.for_this_machine(self._run)
         except NoPlanError as error:
-            cause = trainer_pb2.FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY
-            return self._failed(trainer_pb2.RunError(cause=cause, message=str(error)))
+            return self._failed(trainer_pb2.RunError(cause=error.cause, message=str(error)))
         except grpc.RpcError as error:
             # The engine looks at the memory too, if only once it loads the model.
             extra = {"run_id": self._run.run_id, "error": str(error)}
             logger.warning("plan not compared with this machine", extra=extra)
             return None
-        return self._replanned(new) if new and self._may_replan() else None
+        if new is None:
+            return None
+        if self._may_replan():
+            return self._replanned(new)
+        lack = new.event.replanned
+        message = self._without_replans(lack.detail)
+        return self._failed(trainer_pb2.RunError(cause=lack.cause, message=message))
 
     async def after(self, end: EngineEnd, reason: StopReason) -> Transition:
         """The step that follows from how the engine ended, and from why it was asked to."""
@@ -101,6 +116,22 @@ class Decision:
         is_confused = error.cause == trainer_pb2.FAILURE_CAUSE_INTERNAL
         return is_confused or (end.failure is None and end.exit_status < 0)
 
+    @staticmethod
+    def as_wished(run: trainer_pb2.Run, step: Transition) -> Transition:
+        """The step, or what was asked for by the moment it is taken; run: as recorded then.
+
+        A wish may come while the engine stops for another reason. An end stands; of the rest,
+        cancel goes before pause, and pause before going on.
+        """
+        if step.target in TERMINAL_STATES:
+            return step
+        if run.cancel_requested:
+            return replace(step, target=CANCELLED, detail="cancelled")
+        if run.pause_requested:
+            changes = {**step.changes, "pause_requested": "0"}
+            return replace(step, target=PAUSED, detail="paused", changes=changes)
+        return step
+
     def broken(self, error: Exception) -> Transition:
         """The run fails: its folder could not be written, the engine not started, or a bug."""
         cause = trainer_pb2.FAILURE_CAUSE_INTERNAL
@@ -128,15 +159,24 @@ class Decision:
     async def _more_frugal(self, error: trainer_pb2.RunError) -> Transition:
         """A smaller plan for a run that ran out of memory; failure when there is none."""
         if not self._may_replan():
-            error.message = f"{error.message}; planned again {self._run.replan_count} times already"
+            error.message = self._without_replans(error.message)
             return self._failed(error)
         # What the planner learns from it goes into the new plan.
-        await report_outcome(self._settings.planner_address, self._run, self._tracker)
+        await self.report()
         try:
             return self._replanned(await self._replanner.more_frugal(self._run, error.cause))
         except (NoPlanError, grpc.RpcError) as problem:
             error.message = f"{error.message}; {problem}"
             return self._failed(error)
+
+    async def report(self) -> None:
+        """Tells the planner what this attempt really took, once however often it is called."""
+        if not self._is_reported:
+            self._is_reported = True
+            await report_outcome(self._settings.planner_address, self._run, self._tracker)
+
+    def _without_replans(self, problem: str) -> str:
+        return f"{problem}; planned again {self._run.replan_count} times already"
 
     def _may_replan(self) -> bool:
         return self._run.replan_count < self._settings.maximum_replans

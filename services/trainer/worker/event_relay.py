@@ -30,6 +30,7 @@ class EventRelay:
         self._stored = 0
         self._progress = b""
         self._news = asyncio.Event()
+        self._sending = asyncio.Lock()
         self.dropped = 0
 
     def add(self, event: trainer_pb2.RunEvent, progress: trainer_pb2.RunProgress) -> None:
@@ -55,14 +56,19 @@ class EventRelay:
 
     async def flush(self) -> None:
         """Sends everything that waits. Raises `LeaseLostError` and redis-py's errors."""
-        while self._in_flight or self._waiting:
-            if not self._in_flight:
-                count = min(_BATCH, len(self._waiting))
-                self._in_flight = [self._waiting.popleft() for _ in range(count)]
-            batch = [event.SerializeToString() for event in self._in_flight]
-            await self._lease.append(self._stored + 1, batch, self._progress)
-            self._stored += len(batch)
-            self._in_flight = []
+        # One at a time: the batch under way and the numbers of its events belong together.
+        async with self._sending:
+            while self._in_flight or self._waiting:
+                await self._send_batch()
+
+    async def _send_batch(self) -> None:
+        if not self._in_flight:
+            count = min(_BATCH, len(self._waiting))
+            self._in_flight = [self._waiting.popleft() for _ in range(count)]
+        batch = [event.SerializeToString() for event in self._in_flight]
+        await self._lease.append(self._stored + 1, batch, self._progress)
+        self._stored += len(batch)
+        self._in_flight = []
 
     def _drop_one(self) -> None:
         """Drops the oldest step; only when there are none, the oldest event."""

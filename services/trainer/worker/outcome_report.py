@@ -43,6 +43,8 @@ def outcome_request(
 ) -> planner_pb2.ReportOutcomeRequest:
     """The report. The torch version is that of the worker's environment."""
     failure = tracker.failure
+    # A plan's step is one window; the engine's is as many as gradients are accumulated over.
+    windows = max(1, run.spec.training.gradient_accumulation_steps)
     return planner_pb2.ReportOutcomeRequest(
         run_id=run.run_id,
         plan=run.spec.plan,
@@ -50,7 +52,7 @@ def outcome_request(
         device_name=run.spec.plan.planned_on.device_name or tracker.device_name,
         measured_gpu_peak_bytes=tracker.device_peak_bytes,
         measured_host_peak_bytes=tracker.host_peak_bytes,
-        measured_step_seconds=tracker.median_step_seconds,
+        measured_step_seconds=tracker.median_step_seconds / windows,
         out_of_memory=failure is not None
         and failure.cause == trainer_pb2.FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY,
         torch_version=_installed_version("torch"),

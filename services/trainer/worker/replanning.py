@@ -34,7 +34,11 @@ _KEPT: Mapping[str, Callable[[planner_pb2.Plan], object]] = {
 
 
 class NoPlanError(Exception):
-    """There is none, and the message says why, and what would help."""
+    """There is none, and the message says why, and what would help. cause: what ran out."""
+
+    def __init__(self, cause: trainer_pb2.FailureCause, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +174,13 @@ def compared(
     """The response's plan beside the old one. Raises `NoPlanError` if it cannot replace it."""
     if not response.HasField("chosen"):
         remedies = [verdict.remedy for verdict in response.tiers if verdict.tier == old.tier]
-        raise NoPlanError(f"{why}; for another plan: {'; '.join(remedies) or 'no such tier'}")
+        remedy = "; ".join(remedies) or "no such tier"
+        raise NoPlanError(cause, f"{why}; for another plan: {remedy}")
     new = response.chosen
     changed = [name for name, of in _KEPT.items() if of(old) != of(new)]
     if changed:
-        raise NoPlanError(f"{why}; every other plan changes the run's {', '.join(changed)}")
+        problem = f"every other plan changes the run's {', '.join(changed)}"
+        raise NoPlanError(cause, f"{why}; {problem}")
     before, after = ({one.id for one in plan.optimizations} for plan in (old, new))
     replanned = trainer_pb2.Replanned(
         cause=cause,

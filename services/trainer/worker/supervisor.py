@@ -23,7 +23,7 @@ from services.trainer.jobs.connection import async_client, is_unavailable
 from services.trainer.jobs.errors import LeaseLostError
 from services.trainer.jobs.lease import LeaseStatus, RunLease
 from services.trainer.jobs.records import RunRecord
-from services.trainer.jobs.states import RESUMING, TERMINAL_STATES, state_name
+from services.trainer.jobs.states import RESUMING, RUNNING, TERMINAL_STATES, state_name
 from services.trainer.jobs.store import RunStore, Transition
 from services.trainer.worker.decision import Decision
 from services.trainer.worker.drain import is_draining
@@ -32,7 +32,6 @@ from services.trainer.worker.event_relay import EventRelay
 from services.trainer.worker.identity import lease_owner
 from services.trainer.worker.metrics import WorkerMetrics
 from services.trainer.worker.outcome import EngineEnd, StopReason, log_tail, memory_kill_count
-from services.trainer.worker.outcome_report import report_outcome
 from services.trainer.worker.progress import ProgressTracker
 from services.trainer.worker.run_directory import RunDirectory
 from services.trainer.worker.settings import TrainerWorkerSettings
@@ -126,7 +125,7 @@ class Attempt:
         if ended is None:
             return Verdict.DONE
         if ended.target in TERMINAL_STATES:
-            await report_outcome(self._settings.planner_address, self._record.run, self._tracker)
+            await self._decision.report()
         return Verdict.REQUEUE if ended.target == RESUMING else Verdict.DONE
 
     async def _run_to_end(self) -> Transition | None:
@@ -141,7 +140,7 @@ class Attempt:
             step = self._decision.broken(error)
         if self._stop_reason == StopReason.LEASE_LOST:
             return None
-        return step if await self._record_end(step) else None
+        return await self._record_end(step)
 
     async def _run_engine(self) -> EngineEnd:
         log_offset = await asyncio.to_thread(self._directory.prepare, self._record.run)
@@ -233,33 +232,42 @@ class Attempt:
         self._kill_at = min(self._kill_at, time.monotonic() + grace_seconds)
         self._engine.ask_to_stop()
 
-    async def _record_end(self, step: Transition) -> bool:
+    async def _record_end(self, step: Transition) -> Transition | None:
         """Stores the last events and the new state; waits out an outage of Redis.
 
-        False when the run is another's by now. Raises redis-py's error when the outage lasts.
+        Returns the step taken, which somebody's wish may have changed; None when the run is
+        another's by now. Raises redis-py's error when the outage lasts.
         """
+        taken = step
+
+        def decide(record: RunRecord) -> Transition | None:
+            nonlocal taken
+            taken = self._decision.as_wished(record.run, step)
+            return self._unless_gone(record, taken)
+
         give_up_at = time.monotonic() + self._settings.store_outage_seconds
         while True:
             try:
                 await self._relay.flush()
-                await self._store.change(
-                    self._run_id, lambda record: self._unless_gone(record, step)
-                )
+                await self._store.change(self._run_id, decide)
             except LeaseLostError:
                 logger.warning("run was lost to another worker", extra={"run_id": self._run_id})
-                return False
+                return None
             except redis.RedisError as error:
                 if not is_unavailable(error) or time.monotonic() > give_up_at:
                     raise
                 logger.warning("run's end waits for redis", extra={"error": str(error)})
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
-                state = state_name(step.target)
+                state = state_name(taken.target)
                 logger.info("run left", extra={"run_id": self._run_id, "state": state})
-                return True
+                return taken
 
     def _unless_gone(self, record: RunRecord, step: Transition) -> Transition | None:
         """The step; nothing if an earlier try has taken it; `LeaseLostError` if others did."""
-        if record.owner != self._owner:
+        is_ours = record.owner == self._owner
+        if is_ours and record.run.state == step.target:
+            return None
+        if not is_ours or record.run.state != RUNNING:
             raise LeaseLostError
-        return None if record.run.state == step.target else step
+        return step

@@ -15,7 +15,7 @@ import redis
 from services.trainer.jobs import keys
 from services.trainer.jobs.connection import blocking_client
 from services.trainer.jobs.durable import CorruptFolderError, verify_folder
-from services.trainer.jobs.fence import Fence
+from services.trainer.jobs.fence import no_attempt_begins
 from services.trainer.jobs.identifiers import is_run_id
 from services.trainer.jobs.states import TERMINAL_STATES, state_of
 from services.trainer.settings import TrainerSettings
@@ -25,8 +25,6 @@ logger = logging.getLogger("elite.trainer.worker")
 _DAY_SECONDS = 24 * 3600.0
 # Of a step saved in the middle, and what killed writers left.
 _LEFTOVERS = ("step", "step-*", "elite-pages-*", "*.tmp-*", "checkpoints/*.tmp-*")
-# A fencing token that none has.
-_AFTER_EVERY_ATTEMPT = 2**62
 _PAUSE_SECONDS = 3600.0
 
 
@@ -41,8 +39,10 @@ class Tidying:
         for folder in self._folders():
             try:
                 self._tidy(folder)
-            except OSError as error:
-                extra = {"folder": str(folder), "error": str(error)}
+            except redis.RedisError:
+                raise
+            except Exception as error:  # one folder must not keep the others from being tidied
+                extra = {"folder": str(folder), "error": repr(error)}
                 logger.warning("cannot tidy up", extra=extra)
 
     def _folders(self) -> Iterator[Path]:
@@ -52,7 +52,7 @@ class Tidying:
 
     def _tidy(self, folder: Path) -> None:
         # No attempt begins meanwhile; one that did before shows in the record.
-        with Fence(folder, _AFTER_EVERY_ATTEMPT).held():
+        with no_attempt_begins(folder):
             names = ("state", "finished_at")
             state, finished = self._client.hmget(keys.run_key(folder.name), names)
             if state is None:
@@ -103,6 +103,8 @@ class Housekeeper:
                 self._tidying.once()
             except redis.RedisError as error:
                 logger.warning("tidying waits for redis", extra={"error": str(error)})
+            except Exception:  # the next look may find what this one stumbled over gone
+                logger.exception("tidying failed")
             self._stopping.wait(_PAUSE_SECONDS)
 
 

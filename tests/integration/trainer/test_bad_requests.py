@@ -137,12 +137,12 @@ def corpus_shorter_than_a_window(stack: TrainerStack, spec: Spec) -> None:
     spec.data.path = str(folder)
 
 
-@bad("spec.training.warmup_steps", "is 4, more than the 3 steps of the run: fewer than steps")
-def warmup_longer_than_the_run(stack: TrainerStack, spec: Spec) -> None:
-    spec.training.warmup_steps = 4
+@bad("spec.training.warmup_steps", "is 3, and spec.training.steps is 3: fewer than steps")
+def warmup_as_long_as_the_run(stack: TrainerStack, spec: Spec) -> None:
+    spec.training.warmup_steps = 3
 
 
-@bad("spec.training.steps", "is 0: at least one step")
+@bad("spec.training.steps", "is 0: between 1 and 1000000000")
 def no_steps(stack: TrainerStack, spec: Spec) -> None:
     spec.training.steps = 0
 

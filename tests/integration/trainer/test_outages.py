@@ -80,6 +80,7 @@ def test_store_down_is_unavailable_and_comes_back_with_everything(
     lonely_trainer: TrainerStack,
 ) -> None:
     stack = lonely_trainer
+    stack.start_api(watch_outage_seconds=0.5)
     run_id = stack.create(request_id="before")
     wait_until(lambda: health_of(stack) == health_pb2.HealthCheckResponse.SERVING, "health")
     stack.valkey.kill()
@@ -108,6 +109,20 @@ def test_store_down_is_unavailable_and_comes_back_with_everything(
     assert len(stack.stub.ListRuns(trainer_pb2.ListRunsRequest()).runs) == 1
     stack.start_worker()
     assert stack.wait_for(run_id, SUCCEEDED, FAILED).state == SUCCEEDED
+
+
+def test_a_watch_that_begins_in_an_outage_bears_it(lonely_trainer: TrainerStack) -> None:
+    stack = lonely_trainer
+    run_id = stack.create()
+    stack.stub.CancelRun(trainer_pb2.CancelRunRequest(run_id=run_id))
+    stack.valkey.kill()
+    seen: list[trainer_pb2.RunEvent] = []
+    watcher = threading.Thread(target=lambda: seen.extend(stack.watch(run_id)))
+    watcher.start()
+    time.sleep(1.0)
+    stack.valkey.start()
+    watcher.join()
+    assert [event.state_changed.to for event in seen][-1] == CANCELLED
 
 
 def test_store_that_hangs_is_unavailable_too(lonely_trainer: TrainerStack) -> None:

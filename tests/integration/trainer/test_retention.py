@@ -125,6 +125,22 @@ def test_folders_without_a_record_go_by_age(settings: TrainerSettings) -> None:
     assert (old.exists(), young.exists(), stranger.exists()) == (False, True, True)
 
 
+async def test_one_bad_folder_does_not_keep_the_others_from_being_tidied(
+    settings: TrainerSettings,
+) -> None:
+    run_ids = [await a_run(settings, days, ended=True) for days in (6, 7, 8)]
+    for run_id in run_ids:
+        (settings.runs_directory / run_id / "step").mkdir(parents=True)
+    # As a power cut may leave it; and a record that cannot be read.
+    (settings.runs_directory / run_ids[0] / ".fencing-token").touch()
+    client = blocking_client(settings)
+    client.hset(keys.run_key(run_ids[1]), "state", "nonsense")
+    client.close()
+    tidy(settings)
+    left = [(settings.runs_directory / run_id / "step").exists() for run_id in run_ids]
+    assert left == [False, True, False]
+
+
 def tidy(settings: TrainerSettings) -> None:
     client = blocking_client(settings)
     with suppress(FileNotFoundError):

@@ -25,6 +25,8 @@ DATA = Path("/data")
         lambda spec: setattr(spec.plan.host_memory, "total_bytes", 99),
         lambda spec: setattr(spec.plan.execution, "loss_tile_rows", 99),
         lambda spec: spec.plan.optimizations.add(id="tiled_loss"),
+        lambda spec: spec.planned_by.machine.profile.captured_at.GetCurrentTime(),
+        lambda spec: setattr(spec.planned_by.machine.profile.host, "memory_available_bytes", 99),
     ],
 )
 def test_predictions_do_not_make_another_request(bend: Callable[[Spec], object]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.trainer.jobs.fence import Fence, OwnedFolder, SupersededError
+from services.trainer.jobs import durable
+from services.trainer.jobs.fence import DamagedTokenError, Fence, OwnedFolder, SupersededError
 
 
 def test_an_older_attempt_is_refused(tmp_path: Path) -> None:
@@ -29,6 +30,35 @@ def test_an_older_attempt_is_refused(tmp_path: Path) -> None:
 def test_an_attempt_may_take_its_folder_twice(tmp_path: Path) -> None:
     for _ in range(2):
         Fence(tmp_path, 3).take()
+
+
+def test_the_token_is_on_the_disk_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(durable, "flush_entry", lambda path: flushed.append(path.read_text()
+                        if path.is_file() else path.name))  # fmt: skip
+    Fence(tmp_path / "run", 7).take()
+    assert flushed == ["7", "run"]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\0\0", b"1x", b"\xff"])
+def test_a_damaged_token_refuses_to_write_until_the_next_attempt(
+    tmp_path: Path, damaged: bytes
+) -> None:
+    first, second = Fence(tmp_path, 1), Fence(tmp_path, 2)
+    first.take()
+    (tmp_path / ".fencing-token").write_bytes(damaged)
+    with (
+        pytest.raises(DamagedTokenError, match=r"fencing-token is damaged.*ResumeRun"),
+        first.held(),
+    ):
+        pytest.fail("nobody knows whose the folder is")
+    second.take()
+    with second.held():
+        pass
+    with pytest.raises(SupersededError), first.held():
+        pytest.fail("the folder is another's")
 
 
 # Children are spawned: a forked one would share the lock of the process it comes from.

@@ -20,6 +20,8 @@ class FlakyStore:
         self.is_up = True
         self.loses_answers = 0
         self.has_two = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def append(self, first_number: int, events: Sequence[bytes], progress: bytes) -> None:  # noqa: ARG002
         if not self.is_up:
@@ -30,6 +32,7 @@ class FlakyStore:
                 self.events.append(trainer_pb2.RunEvent.FromString(event))
         if len(self.events) >= 2:
             self.has_two.set()
+        await self.answers.wait()
         if self.loses_answers:
             self.loses_answers -= 1
             raise ConnectionError("the answer was lost")
@@ -76,6 +79,25 @@ async def test_outage_is_waited_out() -> None:
     await asyncio.wait_for(store.has_two.wait(), 10)
     running.cancel()
     assert store.events == [step(1), step(2)]
+
+
+async def test_two_that_flush_at_once_lose_and_miscount_nothing() -> None:
+    """As at a run's end: the task still sends while the last events are flushed."""
+    store = FlakyStore()
+    relay = relay_to(store)
+    store.answers.clear()
+    relay.add(step(1), PROGRESS)
+    running = asyncio.create_task(relay.run())
+    await asyncio.sleep(0)
+    relay.add(step(2), PROGRESS)
+    flushing = asyncio.create_task(relay.flush())
+    await asyncio.sleep(0)
+    store.answers.set()
+    await flushing
+    relay.add(step(3), PROGRESS)
+    await relay.flush()
+    running.cancel()
+    assert store.events == [step(number) for number in (1, 2, 3)]
 
 
 async def test_full_buffer_drops_the_oldest_steps_and_keeps_the_rest() -> None:

@@ -76,6 +76,14 @@ def test_out_of_memory_is_reported_as_such() -> None:
     assert outcome_request(a_run(), tracker).out_of_memory
 
 
+def test_step_time_is_told_per_window_as_the_plan_has_it() -> None:
+    for accumulation, per_window in ((0, 6.0), (1, 6.0), (3, 2.0)):
+        run = a_run(accumulation)
+        tracker = ProgressTracker(run, WorkerMetrics(CollectorRegistry()))
+        tracker.observe(a_step(1, 6.0, 5))
+        assert outcome_request(run, tracker).measured_step_seconds == per_window
+
+
 def test_phases_and_new_plans_reach_the_metrics() -> None:
     registry = CollectorRegistry()
     tracker = ProgressTracker(a_run(), WorkerMetrics(registry))
