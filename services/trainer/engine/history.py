@@ -7,7 +7,9 @@ from that checkpoint tells again what nobody has heard.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 from google.protobuf import json_format
 
@@ -25,9 +27,10 @@ class History:
     def add(self, event: trainer_pb2.RunEvent) -> None:
         """Keeps an event, if it is of a kind that is told again. Raises `OSError`."""
         if event.WhichOneof("event") in _KEPT:
-            fields = json_format.MessageToDict(event)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(fields, separators=(",", ":")) + "\n")
+            line = json.dumps(json_format.MessageToDict(event), separators=(",", ":")) + "\n"
+            with self._path.open("a+b") as file:
+                # Of the line before, a full disk or a lost process may have left a part.
+                file.write((line if _ends_with_newline(file) else "\n" + line).encode())
 
     def between(self, told_steps: int, saved_step: int) -> list[trainer_pb2.RunEvent]:
         """Events of the steps after those told, up to the one that was saved; each once.
@@ -44,7 +47,7 @@ class History:
         return sorted(found.values(), key=lambda event: event.time.ToNanoseconds())
 
     def _read(self) -> list[trainer_pb2.RunEvent]:
-        """All whole lines: the last one may have been cut off."""
+        """Of all whole lines: one may have been cut off."""
         try:
             lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
@@ -52,7 +55,17 @@ class History:
         events = []
         for line in lines:
             try:
-                events.append(json_format.Parse(line, trainer_pb2.RunEvent()))
+                event = json_format.Parse(line, trainer_pb2.RunEvent())
             except json_format.ParseError:
                 continue
+            if event.WhichOneof("event") in _KEPT:
+                events.append(event)
         return events
+
+
+def _ends_with_newline(file: BinaryIO) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"

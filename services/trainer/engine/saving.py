@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +20,10 @@ from services.trainer.engine.checkpoint import CheckpointStore, Identity, Positi
 from services.trainer.engine.events import EventEmitter
 from services.trainer.engine.specification import Specification
 from services.trainer.engine.streaming.step_journal import Hooks, SavedStep, StepJournal
-from services.trainer.jobs.fence import Fence, OwnedFolder
+from services.trainer.jobs.fence import Fence, OwnedFolder, SupersededError
 
 STEP_FOLDER = "step"
+_STEP_FOLDER_NAME = re.compile(rf"{STEP_FOLDER}(-\d+)?")
 
 
 @dataclass
@@ -80,14 +85,41 @@ def make_step_journal(
 ) -> StepJournal | None:
     """None where the executor cannot save a step in the middle, or the run does not want it.
 
-    While another attempt's engine lives, its folder is left to it, and this one's step is new.
+    While another attempt's engine lives, its folder is left to it. Of the folders that dead ones
+    left, the step that is furthest goes on, and the others go. Raises `SupersededError`.
     """
     plan, seconds = specification.plan, specification.training.checkpoint_every_seconds
     if plan.execution.executor != planner_pb2.EXECUTOR_STREAMING or not seconds:
         return None
+    wanted, drop_others = step_identity(plan, identity), partial(_drop_unowned, fence)
     names = itertools.chain([STEP_FOLDER], (f"{STEP_FOLDER}-{n}" for n in itertools.count(1)))
-    owned = OwnedFolder.first_free(fence.folder / name for name in names)
-    return StepJournal(owned, step_identity(plan, identity), seconds)
+    with fence.held():
+        owned = _unowned_folders(fence)
+        if not owned:
+            owned = [OwnedFolder.first_free(fence.folder / name for name in names)]
+        journals = [StepJournal(one, wanted, seconds, drop_others=drop_others) for one in owned]
+        furthest = max(journals, key=lambda journal: journal.found)
+        for journal in journals:
+            if journal is not furthest:
+                shutil.rmtree(journal.folder, ignore_errors=True)
+    return furthest
+
+
+def _drop_unowned(fence: Fence) -> None:
+    """Removes what attempts that are dead by now have left; not what a newer attempt may want."""
+    with suppress(SupersededError), fence.held():
+        for owned in _unowned_folders(fence):
+            shutil.rmtree(owned.path, ignore_errors=True)
+
+
+def _unowned_folders(fence: Fence) -> list[OwnedFolder]:
+    """Folders of steps that no living process has; they are this one's until it lets them go."""
+    found = []
+    for path in sorted(fence.folder.glob(f"{STEP_FOLDER}*")):
+        if _STEP_FOLDER_NAME.fullmatch(path.name):
+            with suppress(StopIteration):  # a living process has it
+                found.append(OwnedFolder.first_free(iter([path])))
+    return found
 
 
 def hooks_of(saver: RunSaver, stop_requested: Callable[[], bool]) -> Hooks:

@@ -145,6 +145,10 @@ class StreamingExecutor:
             ]
         return torch.cat(finished, dim=1)
 
+    def close(self) -> None:
+        """Lets the page files go, which outlive the object otherwise. No step may follow."""
+        self._workspace.close()
+
     def _window(self, window_bs: torch.Tensor) -> _Window:
         batch_size, tokens = window_bs.shape
         planned, targets = self._settings.tokens, self._settings.target_tokens

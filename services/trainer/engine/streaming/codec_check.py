@@ -8,6 +8,7 @@ whole window will be, so that the check never takes more memory than the run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -69,8 +70,14 @@ def _gradient(
     window_bs: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     """All adapters' gradients, fp32, one after another."""
-    StreamingExecutor(model, settings).backward(window_bs, 1.0)
+    _backward(model, settings, window_bs)
     found = [p.grad.float().flatten() for p in parameters if p.grad is not None]
     for parameter in parameters:
         parameter.grad = None
     return torch.cat(found)
+
+
+def _backward(model: Any, settings: StreamingSettings, window_bs: torch.Tensor) -> None:
+    """Leaves gradients, and nothing else: the executor's memory and page files go before more."""
+    with closing(StreamingExecutor(model, settings)) as executor:
+        executor.backward(window_bs, 1.0)

@@ -160,8 +160,10 @@ class FilePages:
             self._finish(buffer)
 
     def close(self) -> None:
-        """Ends the thread, and gives the disk space back."""
+        """Ends the thread, and gives the disk space back. Says nothing of requests that failed."""
         self._thread.shutdown()
+        for buffer in range(_READ_BUFFERS):
+            self._loads.synchronize(buffer)  # what was fetched ahead is still on its way
         self.file.close()
 
     def _request(self, buffer: int, request: Future[None]) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.trainer.engine.failures import DISK_FULL, EngineError, StopRequested
+from services.trainer.engine.failures import DISK_FULL, StopRequested, describe
 from services.trainer.engine.streaming.kept_pages import KeptPages
 from services.trainer.engine.streaming.workspace import Workspace
 from services.trainer.jobs.durable import flush_entry, replace_file
@@ -61,18 +61,20 @@ class Hooks:
 class StepJournal:
     """Saves a step at layer boundaries, `interval_seconds` apart or before a stop.
 
-    identity: what must be the same for a step to be continued.
+    identity: what must be the same for a step to be continued. drop_others: drops what lies beside.
     """
 
     def __init__(
         self, owned: OwnedFolder, identity: Mapping[str, Any], interval_seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        drop_others: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         """Drops what another run, plan or version left in the folder."""
         self._owned, self.folder = owned, owned.path
         self._interval_seconds, self.hooks = interval_seconds, Hooks()
         self._identity = json.loads(json.dumps({**identity, "format": _FORMAT}))
         self._clock, self._last_seconds = clock, clock()
+        self._drop_others = drop_others
         self._parameters: Sequence[torch.nn.Parameter] = ()
         self._pages: KeptPages | None = None
         # Where the step is: which it is, losses of its windows so far, and the newest state.
@@ -82,7 +84,7 @@ class StepJournal:
         self._has_room, self._is_saved = True, False
         self._found = self._read_state()
         if self._found is None:
-            self.drop()
+            self._drop_own()
 
     @property
     def is_due(self) -> bool:
@@ -93,6 +95,12 @@ class StepJournal:
     def is_saved(self) -> bool:
         """Whether this step has a state on disk."""
         return self._is_saved
+
+    @property
+    def found(self) -> tuple[int, int, int]:
+        """How far the step that may go on is: its number, windows done, stages of the next one."""
+        found = self._found
+        return (found["step"], len(found["losses"]), found["stages_done"]) if found else (-1, 0, 0)
 
     # The stepper calls these.
 
@@ -123,9 +131,9 @@ class StepJournal:
     def begin_window(self, losses: Sequence[float]) -> None:
         """A window comes, after those with these losses."""
         self._losses = list(losses)
-        if self._found is None and self._is_saved:
-            # The pages of the window before are about to be overwritten.
-            self._write_state(0, 0.0, {})
+        # The pages of the window before are about to be overwritten: a state may not need them.
+        if self._found is None and self._is_saved and self._save(0, 0.0) is None:
+            self._drop_state()
         if self._pages:
             self._pages.forget()
 
@@ -136,8 +144,8 @@ class StepJournal:
 
     def drop(self) -> None:
         """Leaves nothing on the disk. Page files of an executor need to be made again."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self._found, self._is_saved = None, False
+        self._drop_own()
+        self._drop_others()
 
     # The executor calls these.
 
@@ -158,22 +166,36 @@ class StepJournal:
         if not self._has_room or not (stops or self.is_due):
             return
         started = time.perf_counter()
-        try:
-            written_bytes = self._save(workspace, stages[0], float(loss))
-        except (EngineError, OSError) as error:
-            self._give_up(error)
+        written_bytes = self._save(stages[0], float(loss), workspace)
+        if written_bytes is None:
             return
         seconds = time.perf_counter() - started
         self.hooks.saved(SavedStep(self._step, *stages, written_bytes, seconds))
         if stops:
             raise StopRequested
 
-    def _save(self, workspace: Workspace, stages_done: int, loss: float) -> int:
-        if not self._is_saved:
-            self.hooks.before_first()
-        turn = 1 - self._turn
-        pages, written_bytes = self._pages_of(workspace).save(turn)
-        self._write_state(stages_done, loss, pages)
+    def _save(
+        self, stages_done: int, loss: float, workspace: Workspace | None = None
+    ) -> int | None:
+        """Bytes of pages that were written. workspace: None between windows, which need no pages.
+
+        None when the disk is full: the step goes on, and the state before is as good as it was.
+        """
+        pages: Mapping[str, Any] = {}
+        written_bytes = 0
+        try:
+            if not self._is_saved:
+                self.hooks.before_first()
+            if workspace:
+                pages, written_bytes = self._pages_of(workspace).save(1 - self._turn)
+            self._write_state(stages_done, loss, pages)
+        except Exception as error:
+            if describe(error).cause != DISK_FULL:
+                raise
+            if self._has_room:
+                print(f"steps are not saved in the middle: {error}", file=sys.stderr)
+            self._has_room = False
+            return None
         self._last_seconds = self._clock()
         return written_bytes
 
@@ -201,12 +223,9 @@ class StepJournal:
             self._pages = KeptPages(self.folder, workspace.kept, workspace.hidden)
         return self._pages
 
-    def _give_up(self, error: Exception) -> None:
-        """The step goes on; the state before, if any, is as good as it was."""
-        if isinstance(error, EngineError) and error.cause != DISK_FULL:
-            raise error
-        self._has_room = False
-        print(f"steps are not saved in the middle: {error}", file=sys.stderr)
+    def _drop_own(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._found, self._is_saved = None, False
 
     def _drop_state(self) -> None:
         (self.folder / _STATE).unlink(missing_ok=True)

@@ -124,6 +124,10 @@ class Store(Protocol):
         """Fills a page with what `page` returned."""
         ...
 
+    def close(self) -> None:
+        """Gives back what does not go with the object: a page file. Nothing may be asked after."""
+        ...
+
 
 def make_store(
     pages: Pages, device: torch.device, place: Place, file_place: PageFilePlace | None = None
@@ -179,6 +183,9 @@ class DeviceStore:
         """Fills a page."""
         self._pages[page].copy_(bytes_n)
 
+    def close(self) -> None:
+        """Memory goes with the object."""
+
 
 class Transfer(Protocol):
     """Moves pages to and from its `buffers` on the device: two to read, then one to write.
@@ -220,6 +227,10 @@ class Transfer(Protocol):
 
     def set_page(self, page: int, bytes_n: torch.Tensor) -> None:
         """Fills a page, after `finish`."""
+        ...
+
+    def close(self) -> None:
+        """Lets a page file go; nothing that was started is under way when this returns."""
         ...
 
 
@@ -278,6 +289,10 @@ class BufferedStore:
         """Fills a page."""
         self._transfer.set_page(page, bytes_n)
 
+    def close(self) -> None:
+        """Lets a page file go."""
+        self._transfer.close()
+
     def _fetch(self, page: int, turn: int) -> None:
         self._transfer.load(page, turn)
         self._held[turn] = page
@@ -331,6 +346,10 @@ class HostPages:
     def set_page(self, page: int, bytes_n: torch.Tensor) -> None:
         """Fills a page."""
         self._pages[page].copy_(bytes_n)
+
+    def close(self) -> None:
+        """Nothing is copied any more: the memory may go, with the object."""
+        self.finish()
 
 
 def _carve(pages: Pages, allocate: Callable[[int], torch.Tensor]) -> list[torch.Tensor]:

@@ -93,6 +93,11 @@ class Workspace:
             store.changed.clear()
         self.keys.start_window(tokens)
 
+    def close(self) -> None:
+        """Lets the page files go: they stay for as long as the process otherwise."""
+        for store in self._stores:
+            store.close()
+
     def keep_attention(
         self, layer: int, chunk: Chunk, keys_and_values: Pair, attended: Attended
     ) -> None:

@@ -155,6 +155,19 @@ def test_the_split_starves_neither_part(counts, fraction, seed) -> None:
         assert not held_out
 
 
+def test_a_file_that_leaves_just_one_window_to_train_on_is_held_out() -> None:
+    training, held_out = split_by_file(a_cache(100, 100), fraction=0.5, window_tokens=100, seed=0)
+    assert (len(training), len(held_out)) == (1, 1)
+    training, held_out = split_by_file(a_cache(99, 99), fraction=0.5, window_tokens=100, seed=0)
+    assert (len(training), len(held_out)) == (2, 0)
+
+
+def test_no_more_is_held_out_than_one_window_when_the_fraction_is_reached() -> None:
+    for window, expected in ((100, 1), (101, 2)):
+        _, held_out = split_by_file(a_cache(*[100] * 5), fraction=0.2, window_tokens=window, seed=0)
+        assert len(held_out) == expected
+
+
 def test_the_split_follows_names_and_seed_not_order() -> None:
     cache = a_cache(*[50] * 40)
     arguments = {"fraction": 0.2, "window_tokens": 60}

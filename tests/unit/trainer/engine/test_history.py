@@ -46,3 +46,22 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
         file.write('{"stepCompleted":{"st')
     assert [e.step_completed.step for e in history.between(0, 9)] == [1]
     assert History(tmp_path / "empty").between(0, 9) == []
+
+
+def test_a_line_that_was_cut_off_costs_no_other(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        History(tmp_path).add(a_step(step))
+    file = tmp_path / "history.jsonl"
+    file.write_bytes(file.read_bytes()[:-40])  # the disk was full, or power was lost
+    history = History(tmp_path)
+    for step in (3, 4):  # the attempt that goes on
+        history.add(a_step(step))
+    assert [e.step_completed.step for e in history.between(0, 9)] == [1, 2, 3, 4]
+    assert b"\n\n" not in file.read_bytes()
+
+
+def test_a_line_that_tells_nothing_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_text('{}\n{"time": "2026-01-01T00:00:00Z"}\n')
+    history = History(tmp_path)
+    history.add(a_step(1))
+    assert [event.step_completed.step for event in history.between(0, 1)] == [1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from services.trainer.engine.executors.streaming import StreamingExecutor
 from services.trainer.engine.failures import DISK_CORRUPT, EngineError, StopRequested
@@ -279,6 +283,83 @@ def test_without_room_the_step_goes_on(
     assert_same(process.gradients(), gradients)
     assert process.saved == []
     assert capsys.readouterr().err.count("steps are not saved in the middle") == 1
+
+
+FULL_DISK: dict[str, Exception] = {
+    "system": OSError(errno.ENOSPC, "No space left on device"),
+    "safetensors": SafetensorError("I/O error: No space left on device (os error 28)"),
+}
+
+
+def fails_at(*writes: int, error: Exception) -> Callable[..., None]:
+    """`save_file` that fails at these writes, counted from 1."""
+    numbers = itertools.count(1)
+
+    def save(*arguments: Any) -> None:
+        if next(numbers) in writes:
+            raise error
+        save_file(*arguments)
+
+    return save
+
+
+@pytest.mark.parametrize("error", FULL_DISK.values(), ids=FULL_DISK)
+@pytest.mark.parametrize("write", [1, 4, STAGES + 1], ids=["first", "fourth", "between windows"])
+def test_a_disk_that_fills_up_ends_the_saving_and_not_the_step(
+    write: int,
+    error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    changes = PLACEMENTS["mixed, every second layer"]
+    losses, gradients = undisturbed(tmp_path / "undisturbed", windows=2, **changes)
+    full = range(write, 10 * STAGES)
+    monkeypatch.setattr(step_journal, "save_file", fails_at(*full, error=error))
+    process = Process(tmp_path / "run", **changes)
+    assert process.run(windows=2) == losses
+    assert_same(process.gradients(), gradients)
+    assert [one.stages_done for one in process.saved] == list(range(1, write))
+    assert capsys.readouterr().err.count("steps are not saved in the middle") == 1
+    # A state of the first window would need pages that the second has overwritten.
+    assert not process.journal.is_saved
+    again = Process(tmp_path / "run", interval=1e9, **changes)
+    assert again.run(windows=2) == losses
+    assert_same(again.gradients(), gradients)
+
+
+def test_between_windows_there_may_be_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, gradients = undisturbed(tmp_path / "undisturbed", windows=2)
+    monkeypatch.setattr(step_journal, "save_file", fails_at(4, error=FULL_DISK["safetensors"]))
+    process = Process(tmp_path / "run")
+    assert process.run(windows=2) == losses
+    assert [one.stages_done for one in process.saved] == [1, 2, 3]
+    second = Process(tmp_path / "run", interval=1e9)
+    assert second.journal.found == (3, 1, 0)
+    assert second.run(windows=2) == losses
+    assert_same(second.gradients(), gradients)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), SafetensorError("no header")])
+@pytest.mark.parametrize("write", [1, STAGES + 1], ids=["in a window", "between windows"])
+def test_what_is_no_full_disk_ends_the_step(
+    write: int, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_journal, "save_file", fails_at(write, error=error))
+    with pytest.raises(type(error), match=str(error.args[-1])):
+        Process(tmp_path).run(windows=2)
+
+
+def test_the_interval_begins_again_at_the_end_of_a_step(tmp_path: Path) -> None:
+    process = Process(tmp_path, interval=10)
+    due = []
+    for process.now in (10, 19, 20):
+        due.append(process.journal.is_due)
+        if process.now == 10:
+            process.journal.end_step()
+    assert due == [True, False, True]
 
 
 def test_nothing_is_left_after_a_run(tmp_path: Path) -> None:

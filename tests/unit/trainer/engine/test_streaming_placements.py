@@ -24,6 +24,7 @@ from tests.fixtures.adapted import (
     relative_errors,
     stock_gradients,
 )
+from tests.fixtures.page_files import open_page_files
 
 TOKENS, TARGETS = 66, 16
 TOLERANCE = 1e-5
@@ -97,6 +98,20 @@ def test_inputs_of_every_few_layers(interval: int, kept: Place | None, tmp_path:
             attention_outputs=kept, hidden_gradients=Place.HOST,
         )  # fmt: skip
         assert_exact("llama", found)
+
+
+def test_inputs_that_were_made_again_are_of_one_window() -> None:
+    """One segment for all layers: where one window's backward ends, the next one's begins."""
+    window = a_window(TOKENS).flip(1)
+    _, expected = stock_gradients("llama", window, TARGETS, **MODELS["llama"])
+    model, parameters = adapted_model("llama", **MODELS["llama"])
+    settings = StreamingSettings(TOKENS, TARGETS, 10, 5, layer_input_interval=4)
+    executor = StreamingExecutor(model, settings)
+    executor.step(a_window(TOKENS), 1.0)
+    for parameter in parameters.values():
+        parameter.grad = None
+    executor.step(window, 1.0)
+    assert max(relative_errors(gradients_of(parameters), expected).values()) <= TOLERANCE
 
 
 @pytest.mark.parametrize("place", Place)
@@ -177,6 +192,21 @@ def test_nothing_is_left_on_the_disk_and_what_was_written_is_counted(tmp_path: P
     # Inputs of three layers in seven chunks, each a block of the disk.
     assert meter.moved.disk_written_bytes == 3 * 7 * 4096
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_executor_that_is_closed_leaves_no_page_file(tmp_path: Path) -> None:
+    model, _ = adapted_model("llama", **MODELS["llama"])
+    places = dict.fromkeys(
+        ["layer_inputs", "hidden_gradients", "key_values", "attention_outputs", "kept_keys"],
+        Place.DISK,
+    )
+    settings = StreamingSettings(TOKENS, TARGETS, 10, 5, page_folder=tmp_path, **places)
+    executor = StreamingExecutor(model, settings)
+    executor.step(a_window(TOKENS), 1.0)
+    # Key-value gradients are in a file of their own.
+    assert len(open_page_files(tmp_path)) == len(places) + 1
+    executor.close()
+    assert open_page_files(tmp_path) == []
 
 
 def test_a_disk_without_room_is_refused_before_the_step(tmp_path: Path, monkeypatch) -> None:

@@ -15,6 +15,7 @@ from services.trainer.engine.streaming import stores
 from services.trainer.engine.streaming.page_files import PageFilePlace
 from services.trainer.engine.streaming.stores import Field, Pages, Place, make_store
 from services.trainer.engine.transfers import Moved
+from tests.fixtures.page_files import open_page_files
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FIELDS = (
@@ -106,3 +107,14 @@ def test_host_stores_are_counted_apart() -> None:
     assert tracker.current_bytes == 3 * pages.page_bytes  # two to read, one to write
     del store
     assert tracker.current_bytes == 0
+
+
+@pytest.mark.parametrize("place", Place)
+def test_a_store_that_is_closed_gives_its_file_back(place: Place, tmp_path: Path) -> None:
+    store = make_store(Pages(FIELDS, TOKENS, COUNT), DEVICE, place, PageFilePlace(tmp_path))
+    store.write(0, TOKENS, tensors(0, TOKENS))
+    store.write(1, TOKENS, tensors(1, TOKENS))
+    store.read(0, TOKENS, following=1)  # which is still on its way
+    assert len(open_page_files(tmp_path)) == (place is Place.DISK)
+    store.close()
+    assert open_page_files(tmp_path) == []
