@@ -23,7 +23,10 @@ EXIT_FAILURE = 1
 EXIT_STOPPED = 75
 
 # Rust and C++ raise types of their own; only the text tells.
-_DISK_FULL_TEXTS = ("No space left on device", "os error 28")
+_DISK_FULL_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: a limit on files' size
+_DISK_FULL_TEXTS = (
+    "No space left on device", *(f"(os error {number})" for number in _DISK_FULL_NUMBERS)
+)  # fmt: skip
 _HOST_MEMORY_TEXTS = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory")
 
 
@@ -61,7 +64,7 @@ def _cause_of(error: BaseException) -> trainer_pb2.FailureCause:
         return trainer_pb2.FAILURE_CAUSE_DEVICE_OUT_OF_MEMORY
     if isinstance(error, MemoryError) or any(part in text for part in _HOST_MEMORY_TEXTS):
         return HOST_OUT_OF_MEMORY
-    is_disk_errno = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    is_disk_errno = isinstance(error, OSError) and error.errno in _DISK_FULL_NUMBERS
     if is_disk_errno or any(part in text for part in _DISK_FULL_TEXTS):
         return DISK_FULL
     return INTERNAL

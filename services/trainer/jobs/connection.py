@@ -22,8 +22,7 @@ from redis.retry import Retry
 from services.common.errors import ErrorReason, ServiceError
 from services.trainer.settings import TrainerSettings
 
-# Redis cannot serve now, and may serve again later. "MISCONF" (its disk is full) comes as a plain
-# ResponseError and is recognised by its text.
+# Redis cannot serve now, and may serve again later.
 UNAVAILABLE_ERRORS = (
     ConnectionError,
     TimeoutError,
@@ -31,6 +30,9 @@ UNAVAILABLE_ERRORS = (
     OutOfMemoryError,
     ClusterDownError,
 )
+# The same as plain ResponseErrors: its disk is full, it reads its file, too few replicas are there,
+# a script of another takes long.
+_CANNOT_SERVE = ("MISCONF", "LOADING", "NOREPLICAS", "BUSY ")
 
 # A pooled connection may have died with an earlier Redis, so a broken one is tried once more; the
 # scripts bear being sent twice. A timeout is not tried again: callers wait already.
@@ -59,7 +61,7 @@ def is_unavailable(error: BaseException) -> bool:
     """Whether the error says that Redis cannot serve now."""
     if isinstance(error, UNAVAILABLE_ERRORS):
         return True
-    return isinstance(error, redis.ResponseError) and str(error).startswith(("MISCONF", "LOADING"))
+    return isinstance(error, redis.ResponseError) and str(error).startswith(_CANNOT_SERVE)
 
 
 @contextmanager
