@@ -29,6 +29,7 @@ from elite_cli import commands, main  # noqa: E402
 from scripts.reference_markdown import Row, first_upper, table  # noqa: E402
 from scripts.reference_protos import protos_page  # noqa: E402
 from scripts.reference_texts import (  # noqa: E402
+    BY_GRPC,
     CAUSES,
     CLIENT_VARIABLES,
     OTHER_VARIABLES,
@@ -263,7 +264,12 @@ def errors_page() -> list[str]:
     lines += ["`ErrorInfo` with the domain `elite` and one of the reasons below, and, for a bad"]
     lines += ["request, a `BadRequest` that names each field, its problem and the fix.", ""]
     rows = ((f"`{r.value}`", STATUS_CODES[r].name, REASONS[r.name]) for r in ErrorReason)
-    lines += [*table(("reason", "gRPC status", "what to do"), rows), "## Causes of failed runs", ""]
+    lines += table(("reason", "gRPC status", "what to do"), rows)
+    lines += [
+        "These are gRPC's own, and have no `ErrorInfo`:",
+        "",
+    ]
+    lines += [*table(("status", "when"), BY_GRPC.items()), "## Causes of failed runs", ""]
     lines += ["`Run.error` has the cause, a message, and the engine's last lines."]
     lines += ["[What to do when a run failed](../how-to/failed-runs.md) has more.", ""]
     causes = [name.removeprefix("FAILURE_CAUSE_") for name in trainer_pb2.FailureCause.keys()[1:]]

@@ -14,6 +14,7 @@ from grpc_tools import protoc
 from elite.access.v1 import access_pb2
 from elite.validation.v1 import validation_pb2
 from scripts.reference_markdown import Row, first_upper, table
+from services.common.validation import shown
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -118,8 +119,8 @@ def _oneof(oneof: Any) -> str:
 
 def _rules(rules: validation_pb2.FieldRules) -> str:
     found = ["required"] if rules.required else []
-    found += [f"at least {rules.minimum:g}"] if rules.HasField("minimum") else []
-    found += [f"at most {rules.maximum:.15g}"] if rules.HasField("maximum") else []
+    found += [f"at least {shown(rules.minimum)}"] if rules.HasField("minimum") else []
+    found += [f"at most {shown(rules.maximum)}"] if rules.HasField("maximum") else []
     found += [f"length at most {rules.max_length}"] if rules.HasField("max_length") else []
     found += [f"`{rules.pattern}`"] if rules.pattern else []
     found += [f"at most {rules.max_items} of them"] if rules.HasField("max_items") else []

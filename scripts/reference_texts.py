@@ -52,6 +52,14 @@ REASONS = {
     "UNIMPLEMENTED": "The server is of another version than the protos you have: update it.",
     "INTERNAL": "A bug. The service's log has the details under the request id of the message.",
 }
+BY_GRPC = {
+    '`UNIMPLEMENTED`, "Method not found!"': "a method or service that the server does not have",
+    '`RESOURCE_EXHAUSTED`, "SERVER: Received message larger than max"': "a request larger than "
+    "`MAX_MESSAGE_BYTES`",
+    '`RESOURCE_EXHAUSTED`, "Concurrent RPC limit exceeded!"': "more than twice "
+    "`MAX_CONCURRENT_REQUESTS` at the same time, probes too",
+    "`NOT_FOUND`, without a message": "a health check of a service that the server does not have",
+}
 CAUSES = {
     "DEVICE_OUT_OF_MEMORY": "Plans are replaced by smaller ones by themselves, if the run has "
     "`planned_by`. Else plan with `--gpu-ram`, or a lower tier.",

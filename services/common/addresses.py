@@ -21,6 +21,14 @@ def is_port(text: str) -> bool:
     return text.isdecimal() and int(text) <= _HIGHEST_PORT
 
 
+def check_port(address: str) -> str:
+    """The port of `host:port`. Raises `AddressError` when there is none."""
+    _, colon, port = address.rpartition(":")
+    if not colon or not is_port(port):
+        raise AddressError(f"cannot listen on {address}: give host:port, the port a number")
+    return port
+
+
 def reserve_port(address: str) -> socket.socket:
     """A socket bound to `host:port` that never listens, so that other processes can share the port.
 
@@ -28,9 +36,7 @@ def reserve_port(address: str) -> socket.socket:
     picks a free one. Raises `AddressError` when the port is taken, even by sharers, or cannot be
     had.
     """
-    host, _, port = address.rpartition(":")
-    if not is_port(port):
-        raise AddressError(f"cannot listen on {address}: give host:port, the port a number")
+    host, port = address.rpartition(":")[0], check_port(address)
     reserved: socket.socket | None = None
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(

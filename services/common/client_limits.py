@@ -22,17 +22,17 @@ class _Account:
 
 
 class OpenCalls:
-    """A count of the open calls of all clients."""
+    """A count of the open calls of all clients. kind: what a refusal calls them."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._open = most, 0
+    def __init__(self, most: int, kind: str = "calls") -> None:
+        self._most, self._kind, self._open = most, kind, 0
 
     @contextmanager
     def one_more(self) -> Iterator[None]:
         """For as long as a call lasts. Raises `ServiceError` (RATE_LIMITED)."""
         if self._open >= self._most:
-            problem = f"{self._open} calls are open, all that this server takes: try again later"
-            raise ServiceError(ErrorReason.RATE_LIMITED, problem)
+            problem = f"{self._open} {self._kind} are open, all that this server takes"
+            raise ServiceError(ErrorReason.RATE_LIMITED, f"{problem}: try again later")
         self._open += 1
         try:
             yield

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.common.access import TokenFile, TokenFileError
-from services.common.addresses import AddressError, is_unix_socket
+from services.common.addresses import AddressError, check_port, is_unix_socket
 from services.common.client_limits import ClientLimits, OpenCalls
 from services.common.health import HealthServicer
 from services.common.interceptors import server_interceptors
@@ -32,6 +32,18 @@ from services.common.transport import TransportError, is_local, server_credentia
 logger = logging.getLogger("elite.server")
 
 HEALTH_INTERVAL_SECONDS = 1.0
+
+LEAST_PING_INTERVAL = "grpc.http2.min_ping_interval_without_data_ms"
+# Clients may ask every ten seconds, late or early by one, whether we are there yet, with calls open
+# and without: gRPC's own servers take pings every five minutes, and close the connection of who
+# sends more. We ask too, so that connections of those who vanished end, with their watches.
+KEEPALIVE_OPTIONS = (
+    (LEAST_PING_INTERVAL, 9_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 
 
 async def _always_ready() -> bool:
@@ -90,11 +102,12 @@ async def start_server(
     server = grpc.aio.server(
         interceptors=server_interceptors(metrics, _access(settings)),
         # gRPC's own refusals are in no log and no metric, and hit probes: ours come before.
-        maximum_concurrent_rpcs=2 * settings.max_concurrent_requests,
+        maximum_concurrent_rpcs=2 * settings.max_concurrent_requests + _most_watches(settings),
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
             ("grpc.so_reuseport", int(is_worker())),
+            *KEEPALIVE_OPTIONS,
         ],
     )
     service.register(server)
@@ -117,11 +130,20 @@ def _access(settings: ServerSettings) -> AccessInterceptor:
         settings.max_client_requests_per_second, settings.max_client_concurrent_requests
     )
     tokens = TokenFile(settings.tokens_file) if settings.tokens_file else None
-    return AccessInterceptor(tokens, limits, OpenCalls(settings.max_concurrent_requests))
+    most = settings.max_concurrent_requests
+    watches = OpenCalls(_most_watches(settings), "watches of health or streams of reflection")
+    return AccessInterceptor(tokens, limits, OpenCalls(most), watches)
+
+
+def _most_watches(settings: ServerSettings) -> int:
+    """They are open to all, and one connection could otherwise take every place there is."""
+    return max(1, settings.max_concurrent_requests // 4)
 
 
 def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
     address = settings.address
+    if not is_unix_socket(address):
+        check_port(address)
     credentials = server_credentials(
         settings.tls_certificate, settings.tls_key, settings.tls_client_ca
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -14,8 +15,14 @@ import grpc
 from services.common.tracing import TRACEPARENT, current_traceparent, is_wanted
 
 # Loopback and private networks are where these services live; a proxy set for the web would
-# swallow the calls.
-CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
+# swallow the calls. While a call is quiet, as a watch of a waiting run, pings tell whether the
+# server is there yet.
+CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 _PREFIX = "ELITE_CLIENT_"
 
 
@@ -37,6 +44,7 @@ def server_credentials(
     if certificate is None or key is None:
         raise TransportError("tls_certificate and tls_key: give both or none")
     pair = (_pem("tls_key", key), _pem("tls_certificate", certificate))
+    _check_pair(certificate, key)
     authority = _pem("tls_client_ca", client_authority) if client_authority else None
     return grpc.ssl_server_credentials(
         [pair], root_certificates=authority, require_client_auth=authority is not None
@@ -176,6 +184,17 @@ def _pem(name: str, path: Path) -> bytes:
     if b"-----BEGIN" not in content:
         raise TransportError(f"{name}: {path} is not PEM: give a file with '-----BEGIN ...'")
     return content
+
+
+def _check_pair(certificate: Path, key: Path) -> None:
+    """gRPC takes any two files, and then cannot listen without saying why."""
+    try:
+        # With a password at hand OpenSSL does not ask for one at the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        why = (getattr(error, "reason", None) or str(error)).lower().replace("_", " ")
+        problem = f"{certificate} and {key} are no pair of certificate and key ({why})"
+        raise TransportError(f"tls_certificate and tls_key: {problem}") from error
 
 
 def _read(name: str, path: Path) -> bytes:

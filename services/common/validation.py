@@ -27,6 +27,7 @@ _INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT32,
     FieldDescriptor.CPPTYPE_UINT64,
 }
+_EXACT = 2**53
 _FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
 
 
@@ -105,6 +106,7 @@ def _range_check(field: FieldDescriptor, rules: validation_pb2.FieldRules) -> Ch
     lowest = rules.minimum if rules.HasField("minimum") else float("-inf")
     highest = rules.maximum if rules.HasField("maximum") else float("inf")
     is_float = field.cpp_type in _FLOATS
+    fix = rules.fix or "out of range"
     infinite = (float("inf"), float("-inf"))
 
     def check(message: Message, path: str) -> Iterator[FieldViolation]:
@@ -113,9 +115,15 @@ def _range_check(field: FieldDescriptor, rules: validation_pb2.FieldRules) -> Ch
         if field.has_presence and not message.HasField(field.name):
             return
         if not lowest <= value <= highest or (is_float and value in infinite):
-            yield FieldViolation(path + field.name, f"is {value:g}", rules.fix or "out of range")
+            yield FieldViolation(path + field.name, f"is {shown(value)}", fix)
 
     return check
+
+
+def shown(value: float) -> str:
+    """A number as the protos' own texts have it: whole where it is, and exactly known."""
+    whole = isinstance(value, int) or (value.is_integer() and abs(value) <= _EXACT)
+    return str(int(value)) if whole else f"{value:g}"
 
 
 def _text_check(field: FieldDescriptor, rules: validation_pb2.FieldRules) -> Check:

@@ -7,12 +7,13 @@ import sys
 from services.common.addresses import AddressError
 from services.common.logging import configure_logging
 from services.common.processes import process_count, serve_processes
+from services.common.settings import read_settings
 from services.planner.settings import PlannerSettings
 
 
 def main() -> int:
-    """Serves until SIGTERM or SIGINT; 2 when the ladder file is wrong or an address is taken."""
-    settings = PlannerSettings()
+    """Serves until SIGTERM or SIGINT; 2 when a setting or the ladder file is wrong."""
+    settings = read_settings(PlannerSettings, "planner")
     configure_logging("planner", settings.log_level, settings.log_format)
     count = process_count(settings.worker_processes)
     try:

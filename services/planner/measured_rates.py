@@ -93,11 +93,20 @@ def _attention(
     forward: dict[int, dict[float, float]] = defaultdict(dict)
     backward: dict[int, dict[float, float]] = defaultdict(dict)
     for rate in rates:
-        if _ELEMENT_BYTES.get(rate.dtype) == element and rate.backward_flops_per_second > 0:
+        if _ELEMENT_BYTES.get(rate.dtype) == element and _both_ways(rate):
             tokens, head_size = float(max(rate.sequence_tokens, 1)), rate.head_size
             forward[head_size][tokens] = rate.forward_flops_per_second
             backward[head_size][tokens] = rate.backward_flops_per_second
     return _curves(forward), _curves(backward)
+
+
+def is_half_timed(rate: profiler_pb2.AttentionRate) -> bool:
+    """True where only one of the two directions has a rate: nothing is known of the other."""
+    return (rate.forward_flops_per_second > 0) != (rate.backward_flops_per_second > 0)
+
+
+def _both_ways(rate: profiler_pb2.AttentionRate) -> bool:
+    return rate.forward_flops_per_second > 0 and rate.backward_flops_per_second > 0
 
 
 def _elementwise(

@@ -227,7 +227,9 @@ def _beyond(chosen: OptimizationSet, machine: Machine) -> tuple[tuple[str, bool,
     lossy = [name for name in chosen.lossy_ids if name in (QLORA, ADAMW_8BIT, ACTIVATIONS_4BIT)]
     return (
         (MIXED_PRECISION, chosen.dtype not in machine.dtypes,
-         f"fp32 compute is not supported on {machine.device_name}", f"add {MIXED_PRECISION}"),
+         f"{chosen.dtype.value} compute is not supported on {machine.device_name}",
+         f"add {MIXED_PRECISION}" if chosen.dtype is ComputeDtype.FLOAT32
+         else f"one of {', '.join(dtype.value for dtype in machine.dtypes)}"),
         (ACTIVATION_OFFLOAD, off_device and not machine.has_own_memory,
          f"{machine.device_name} computes in host memory already", "leave it out"),
         (lossy[0] if lossy else QLORA, bool(lossy) and not machine.has_bitsandbytes,

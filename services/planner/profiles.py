@@ -6,7 +6,10 @@ otherwise the request is refused, naming every measurement that is missing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from google.protobuf.message import Message
 
 from elite.profiler.v1 import profiler_pb2
 from services.common.errors import (
@@ -29,13 +32,17 @@ from services.planner.machine import (
     process_overhead_note,
     run_overhead_bytes,
 )
-from services.planner.measured_rates import measured_rates
+from services.planner.measured_rates import is_half_timed, measured_rates
 from services.planner.rates import Rates
 
 _STRESS_TEST = "run `elite profile --stress`"
 # Of its time, what a stress test may wait for cores before its rates are called those of a busy
 # machine: below this, repeated tests differ more than that.
 _BUSY_SHARE = 0.1
+# Operations or bytes a second. With less, a step would take longer than any time that is a number.
+_LOWEST_RATE = 1.0
+# What any plan needs is far less. Network file systems without an end name as much as int64 holds.
+_MOST_DISK_BYTES = 2**50
 _MEASURED_ON_ALL = (
     "safe_allocatable_bytes",
     "matmul_16bit_flops_per_second",
@@ -103,7 +110,7 @@ def _machine(profile: profiler_pb2.NodeProfile, index: int) -> Machine:
         gpu_safe_bytes=measured.safe_bytes,
         host_safe_bytes=host.memory_available_bytes or host.memory_total_bytes,
         process_overhead_bytes=overhead,
-        disk_free_bytes=host.scratch_disk.free_bytes,
+        disk_free_bytes=min(host.scratch_disk.free_bytes, _MOST_DISK_BYTES),
         rates=measured.rates,
         dtypes=_dtypes(device, kind, capability),
         attention_kernels=kernels,
@@ -116,8 +123,10 @@ def _machine(profile: profiler_pb2.NodeProfile, index: int) -> Machine:
 
 
 def _measured(device: profiler_pb2.Device, disk: profiler_pb2.Disk, index: int) -> _Measured:
+    _check_rates(disk, "machine.profile.host.scratch_disk")
     if device.HasField("measurements"):
         _check_complete(device, index)
+        _check_rates(device.measurements, f"machine.profile.devices[{index}].measurements")
         return _from_measurements(device, disk)
     card = None
     if device.kind == profiler_pb2.DEVICE_KIND_CUDA:
@@ -137,10 +146,28 @@ def _check_complete(device: profiler_pb2.Device, index: int) -> None:
     measurements = device.measurements
     missing = [name for name in _needed(device) if not getattr(measurements, name)]
     rates = measurements.attention_rates
-    if rates and not all(rate.flops_per_second and rate.sequence_tokens for rate in rates):
+    timed = all(rate.flops_per_second and rate.sequence_tokens for rate in rates)
+    if rates and (not timed or all(is_half_timed(rate) for rate in rates)):
         missing.append("attention_rates")
     if missing:
         raise _missing(index, missing)
+
+
+def _check_rates(message: Message, where: str) -> None:
+    low = list(_low_rates(message, where))
+    if low:
+        raise invalid_fields(low)
+
+
+def _low_rates(message: Message, where: str) -> Iterator[FieldViolation]:
+    """Those that are no rates of a machine; 0 stands for one that was not measured."""
+    for field, value in message.ListFields():
+        path = f"{where}.{field.name}"
+        if field.is_repeated and field.message_type is not None:
+            for index, element in enumerate(value):
+                yield from _low_rates(element, f"{path}[{index}]")
+        elif field.name.endswith("_per_second") and 0 < value < _LOWEST_RATE:
+            yield FieldViolation(path, f"is {value:g}", "give 0, or a rate of at least 1 a second")
 
 
 def _missing(index: int, names: list[str]) -> ServiceError:

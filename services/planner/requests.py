@@ -17,6 +17,9 @@ from services.planner.models import ModelShape, model_by_id, model_from_config
 from services.planner.profiles import machine_from_profile
 from services.planner.schedule import Schedule, Stage
 
+# So much of a name that a refusal shows: a longer one would push out the fix.
+_MOST_OF_A_NAME = 80
+
 
 def read_machine(machine: pb.Machine, constraints: pb.Constraints) -> Machine:
     """The machine of a request. Raises `ServiceError` naming what is wrong with it."""
@@ -154,9 +157,9 @@ def find_tier(ladder: tuple[Tier, ...], number: int, field: str) -> Tier:
 
 def unknown(field: str, name: str, known: list[str], listing: str) -> ServiceError:
     """The error for a name that is not among those known, with close ones."""
+    name = name[:_MOST_OF_A_NAME]
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     where = f"{listing} has all ids" if listing else f"one of {', '.join(known)}"
-    return invalid_field(
-        field, f"{name!r} is unknown", f"{hint}{where}", reason=ErrorReason.NOT_FOUND
-    )
+    problem = f"{name!r} is unknown"
+    return invalid_field(field, problem, f"{hint}{where}", reason=ErrorReason.NOT_FOUND)

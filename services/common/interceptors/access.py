@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from elite.access.v1 import access_pb2
 from services.common.access import (
@@ -31,15 +31,21 @@ _STAY_OPEN = ("/grpc.health.v1.Health/Watch", "/ServerReflectionInfo")
 class AccessInterceptor(AroundInterceptor):
     """Before the request is looked at. Without a file of tokens anybody may do anything.
 
-    Probes are not counted among a server's open calls: a full one is alive.
+    Probes are not counted among a server's open calls: a full one is alive. Those that stay open
+    have a count of their own, so that they leave room for probes that ask.
     """
 
     request_streams = True
 
     def __init__(
-        self, tokens: TokenFile | None, limits: ClientLimits, open_calls: OpenCalls
+        self,
+        tokens: TokenFile | None,
+        limits: ClientLimits,
+        open_calls: OpenCalls,
+        open_watches: OpenCalls,
     ) -> None:
-        self._tokens, self._limits, self._open_calls = tokens, limits, open_calls
+        self._tokens, self._limits = tokens, limits
+        self._open_calls, self._open_watches = open_calls, open_watches
 
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
@@ -64,11 +70,15 @@ class AccessInterceptor(AroundInterceptor):
             if required_role(call.method) > access_pb2.ROLE_VIEWER:
                 _record(call, client, peer, error)
 
-    def _limits_of_watching(self, call: Call, peer: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def _limits_of_watching(self, call: Call, peer: str) -> Iterator[None]:
         """Probes ask as often as they like. Calls that stay open are counted, token or not."""
         if not call.method.endswith(_STAY_OPEN):
-            return nullcontext()
-        return self._limits.call_of(f"{_host(peer)} watches", any_rate=True)
+            yield
+            return
+        host = f"{_host(peer)} watches"
+        with self._open_watches.one_more(), self._limits.call_of(host, any_rate=True):
+            yield
 
     def _client(self, call: Call) -> Client | None:
         if self._tokens is None:

@@ -13,6 +13,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
+from services.common.errors import ErrorReason, ServiceError
+
 
 @dataclass
 class Call:
@@ -26,6 +28,12 @@ class Call:
 
 class Malformed:
     """Stands for a request whose bytes are no message; see `ValidationInterceptor`."""
+
+
+def malformed() -> ServiceError:
+    """The refusal of such a request."""
+    problem = "the bytes are not the method's request message: send what its proto says"
+    return ServiceError(ErrorReason.INVALID_REQUEST, problem)
 
 
 class _Decode:
@@ -46,6 +54,17 @@ class _Decode:
 
 def _decoding(decode: Any) -> _Decode:
     return decode if isinstance(decode, _Decode) else _Decode(decode)
+
+
+def _refusing_malformed(behaviour: Any) -> Any:
+    async def readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """The caller's requests, up to one that cannot be read."""
+        async for request in requests:
+            if isinstance(request, Malformed):
+                raise malformed()
+            yield request
+
+    return lambda requests, context: behaviour(readable(requests), context)
 
 
 class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
@@ -88,9 +107,12 @@ class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
     def _streaming(self, method: str, handler: Any) -> Any:
         if not (self.request_streams and handler.response_streaming):
             return handler
+        behaviour = handler.stream_stream
+        if not isinstance(handler.request_deserializer, _Decode):  # the innermost interceptor
+            behaviour = _refusing_malformed(behaviour)
         return grpc.stream_stream_rpc_method_handler(
-            self._around_stream(method, handler.stream_stream),
-            request_deserializer=handler.request_deserializer,
+            self._around_stream(method, behaviour),
+            request_deserializer=_decoding(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.common.errors import ErrorReason, ServiceError
-from services.common.interceptors.base import AroundInterceptor, Call, Malformed
+from services.common.interceptors.base import AroundInterceptor, Call, Malformed, malformed
 from services.common.validation import validate
 
 
@@ -17,7 +16,6 @@ class ValidationInterceptor(AroundInterceptor):
     async def around(self, call: Call) -> AsyncIterator[None]:
         """Raises `ServiceError` for a bad request."""
         if isinstance(call.request, Malformed):
-            problem = "the bytes are not the method's request message: send what its proto says"
-            raise ServiceError(ErrorReason.INVALID_REQUEST, problem)
+            raise malformed()
         validate(call.request)
         yield

@@ -8,6 +8,7 @@ from prometheus_client import REGISTRY
 
 from services.common.logging import configure_logging
 from services.common.server import run_service
+from services.common.settings import read_settings
 from services.trainer.api.collector import FleetCollector
 from services.trainer.api.servicer import trainer_service
 from services.trainer.api.settings import TrainerApiSettings
@@ -15,7 +16,7 @@ from services.trainer.api.settings import TrainerApiSettings
 
 def main() -> int:
     """Serves until SIGTERM or SIGINT."""
-    settings = TrainerApiSettings()
+    settings = read_settings(TrainerApiSettings, "trainer")
     configure_logging("trainer-api", settings.log_level, settings.log_format)
     REGISTRY.register(FleetCollector(settings.trainer))
     return run_service("trainer", lambda: trainer_service(settings), settings)

@@ -9,6 +9,8 @@ from services.trainer.jobs import keys
 
 BEGINNING = "0-0"
 _BATCH = 256
+# The highest number Redis takes for either part of a stream id.
+_HIGHEST_PART = 2**64 - 1
 
 
 class EventStream:
@@ -24,7 +26,10 @@ class EventStream:
         A cursor older than what is kept is usable: reading goes on with the oldest event kept.
         """
         newest = await self._client.xrevrange(self._key, count=1)
-        if not cursor or not newest or _position(cursor) > _position(newest[0][0].decode()):
+        if not cursor or not newest:
+            return BEGINNING
+        position = _position(cursor)
+        if max(position) > _HIGHEST_PART or position > _position(newest[0][0].decode()):
             return BEGINNING
         return cursor
 

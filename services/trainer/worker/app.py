@@ -15,6 +15,7 @@ from celery import signals
 
 from services.common.logging import configure_logging
 from services.common.metrics import serve_metrics
+from services.common.settings import read_settings
 from services.common.tracing import configure_tracing, stop_tracing
 from services.trainer.jobs.queue import TASK_NAME, make_celery
 from services.trainer.worker.drain import begin_draining
@@ -26,7 +27,7 @@ from services.trainer.worker.tidying import Housekeeper
 
 logger = logging.getLogger("elite.trainer.worker")
 
-settings = TrainerWorkerSettings()
+settings = read_settings(TrainerWorkerSettings, "worker")
 app = make_celery(settings.trainer, settings.device_classes)
 
 _threads: list[Presence | Housekeeper] = []

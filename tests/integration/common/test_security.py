@@ -14,12 +14,13 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
 
 from elite.planner.v1 import planner_pb2 as pb
 from elite.planner.v1 import planner_pb2_grpc
 from services.common import access
 from services.common.local import serve_locally
-from services.common.transport import ClientTransport
+from services.common.transport import ClientTransport, TransportError
 from tests.integration.common.fake_planner import FULL_NAME, Planner, good_request, settings
 
 ROLES = ("viewer", "submitter", "admin")
@@ -85,6 +86,16 @@ def test_connections_are_encrypted(pki: Path) -> None:
     ):
         with served(transport, **server) as channel:
             assert list_tiers(channel) == code, transport
+
+
+def test_a_key_of_another_certificate_is_named(pki: Path) -> None:
+    """gRPC says only that it cannot listen, which sounds like a port that is taken."""
+    server = {"tls_certificate": pki / "server.pem", "tls_key": pki / "stranger.key"}
+    with (
+        pytest.raises(TransportError, match=r"stranger\.key are no pair .*key values mismatch"),
+        served(ClientTransport(), **server),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -155,6 +166,30 @@ def test_who_needs_no_token_cannot_take_all_the_places(tokens: dict[str, Any]) -
         )), None) == grpc.StatusCode.RESOURCE_EXHAUSTED  # fmt: skip
         assert [ends(health.Check, request) for _ in range(5)] == [grpc.StatusCode.OK] * 5
         assert list_tiers(channel) == grpc.StatusCode.OK
+        for watch in watches:
+            watch.cancel()
+
+
+def test_watches_of_one_connection_leave_room_for_others_by_default() -> None:
+    """Without any limit for one client."""
+    with served(ClientTransport(), max_concurrent_requests=8) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service=FULL_NAME)
+        watches = [health.Watch(request, timeout=20) for _ in range(40)]
+        refusals = []
+        for watch in watches:
+            try:
+                assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            except grpc.RpcError as error:
+                refusals.append(error)
+        assert len(refusals) == 38
+        for refusal in refusals:
+            assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            status = rpc_status.from_call(refusal)
+            assert status is not None, "gRPC's own refusal"
+            assert "2 watches of health" in status.message
+        assert list_tiers(channel) == grpc.StatusCode.OK
+        assert ends(health.Check, request) == grpc.StatusCode.OK
         for watch in watches:
             watch.cancel()
 

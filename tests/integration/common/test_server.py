@@ -25,10 +25,12 @@ from prometheus_client import CollectorRegistry
 from elite.planner.v1 import planner_pb2 as pb
 from elite.planner.v1 import planner_pb2_grpc
 from services.common import server as server_module
+from services.common.addresses import AddressError
 from services.common.local import serve_locally
 from services.common.logging import JsonFormatter
 from services.common.metrics import RpcMetrics
 from services.common.server import RunningServer, start_server
+from services.common.transport import CHANNEL_OPTIONS
 from tests.integration.common.fake_planner import (
     ANY_PORT,
     CALL_SECONDS,
@@ -192,6 +194,24 @@ def test_more_calls_at_once_than_allowed() -> None:
         stub.ListTiers(pb.ListTiersRequest(), timeout=CALL_SECONDS)
 
 
+async def test_clients_may_ask_whether_the_server_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a watch that is quiet, ten times as often here. gRPC closes at the third in 5 min."""
+    options = dict(server_module.KEEPALIVE_OPTIONS)
+    least = options.pop(server_module.LEAST_PING_INTERVAL)
+    assert least < 10_000 < dict(CHANNEL_OPTIONS)["grpc.keepalive_time_ms"]
+    faster = (*options.items(), (server_module.LEAST_PING_INTERVAL, least // 10))
+    monkeypatch.setattr(server_module, "KEEPALIVE_OPTIONS", faster)
+    running = await started(Planner())
+    pings = [("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}", pings) as channel:
+        request = health_pb2.HealthCheckRequest(service=FULL_NAME)
+        answers = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=6)
+        with pytest.raises(grpc.RpcError) as ended:
+            _ = [answer async for answer in answers]
+    assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await running.stop()
+
+
 def test_a_deadline_cancels_the_handler() -> None:
     planner = Planner()
     with connected(planner) as (stub, _):
@@ -245,6 +265,17 @@ def test_reflection_lists_and_describes_the_service(address: str) -> None:
     assert {FULL_NAME, "grpc.health.v1.Health"} <= set(listed)
     described = grpcurl(address, "describe", FULL_NAME).stdout
     assert "rpc Plan ( .elite.planner.v1.PlanRequest )" in described
+
+
+def test_reflection_refuses_what_is_no_message(address: str) -> None:
+    with grpc.insecure_channel(address) as channel:
+        method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+        asked = channel.stream_stream(method, bytes, bytes)(
+            iter([b"\xff" * 9]), timeout=CALL_SECONDS
+        )
+        error, status = failure(lambda: next(asked))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error_info(status).reason == "INVALID_REQUEST"
 
 
 def test_a_foreign_client_calls_and_is_refused_in_words(address: str) -> None:
@@ -343,6 +374,14 @@ def test_a_taken_port_is_named() -> None:
             serve_locally(Planner().definition(), settings(address)),
         ):
             pass
+
+
+def test_an_address_without_a_port_is_not_called_taken() -> None:
+    with (
+        pytest.raises(AddressError, match="cannot listen on foo: give host:port"),
+        serve_locally(Planner().definition(), settings("foo")),
+    ):
+        pass
 
 
 def test_two_servers_never_share_a_port(address: str) -> None:

@@ -36,6 +36,14 @@ def test_a_wrong_ladder_file_is_named_and_nothing_starts(tmp_path: Path) -> None
     assert "Traceback" not in errors
 
 
+def test_a_wrong_setting_is_named_and_nothing_starts(tmp_path: Path) -> None:
+    process = start(tmp_path, max_message_bytes="1")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    (line,) = errors.splitlines()
+    assert line.startswith("elite planner: ELITE_PLANNER_MAX_MESSAGE_BYTES: ")
+
+
 def test_a_process_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     process = start(tmp_path, address=address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -178,6 +179,34 @@ def test_bad_requests_are_refused_by_field(
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("host.memory_available_bytes", 2**64 - 1),
+        ("host.process_overhead_bytes", 2**64 - 1),
+        ("devices[0].memory_free_bytes", 2**64 - 1),
+        ("devices[0].measurements.safe_allocatable_bytes", 2**64 - 1),
+        ("devices[0].measurements.operation_launch_seconds", 1.7e308),
+        ("devices[0].measurements.memory_bandwidth_bytes_per_second", 1e300),
+        ("devices[0].measurements.memory_bandwidth_bytes_per_second", 5e-324),
+    ],
+)
+def test_figures_that_no_machine_has_are_refused_by_field(
+    planner: Stub, field: str, value: float
+) -> None:
+    profile = measured_profile()
+    *path, name = field.replace("[0]", "").split(".")
+    owner: Any = profile
+    for step in path:
+        owner = getattr(owner, step)
+        owner = owner[0] if step == "devices" else owner
+    setattr(owner, name, value)
+    request = pb.PlanRequest(machine=pb.Machine(profile=profile), model=by_id("smollm2-135m"))
+    code, violations = refused(lambda: planner.Plan(request))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert list(violations) == [f"machine.profile.{field}"]
+
+
+@pytest.mark.parametrize(
     ("ids", "tier", "field"),
     [
         (["warp-drive"], 1, "optimization_ids[0]"),
@@ -196,6 +225,27 @@ def test_bad_estimates_are_refused_by_field(
     )
     _, violations = refused(lambda: planner.Estimate(request))
     assert field in violations
+
+
+def test_a_long_unknown_name_leaves_room_for_the_fix(planner: Stub) -> None:
+    for name in ("allowed_lossy_ids", "forbidden_lossy_ids"):
+        request = plan_request(**{name: ["x" * 5000]})
+        _, violations = refused(lambda: planner.Plan(request))  # noqa: B023 - called at once
+        said = violations[f"constraints.{name}[0]"]
+        assert f"'{'x' * 80}' is unknown: one of " in said
+
+
+def test_the_dtype_that_was_asked_for_is_named(planner: Stub) -> None:
+    machine, model = pb.Machine(profile=measured_profile()), by_id("smollm2-135m")
+    chosen = planner.Plan(pb.PlanRequest(machine=machine, model=model)).chosen
+    chosen.execution.compute_dtype = pb.DTYPE_FLOAT16
+    request = pb.EstimateRequest(
+        machine=machine, model=model, tier=chosen.tier, execution=chosen.execution
+    )
+    _, violations = refused(lambda: planner.Estimate(request))
+    assert violations == {
+        "execution": "float16 compute is not supported on a processor: one of bfloat16, float32"
+    }
 
 
 def test_a_lossy_estimate_contradicts_exact_only(planner: Stub) -> None:

@@ -40,7 +40,7 @@ class FinishedContext(LeavingContext):
 async def test_a_change_is_recorded_with_a_peer_that_has_left(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    interceptor = AccessInterceptor(None, ClientLimits(0, 0), OpenCalls(1))
+    interceptor = AccessInterceptor(None, ClientLimits(0, 0), OpenCalls(1), OpenCalls(1))
     context = LeavingContext()
     call = Call(METHOD, trainer_pb2.CancelRunRequest(run_id="a-run"), context)
     with caplog.at_level(logging.INFO, "elite.audit"), suppress(asyncio.CancelledError):
@@ -70,6 +70,7 @@ async def test_a_run_that_was_made_is_named_though_the_request_could_not_name_it
             return await self._around_unary(method, behaviour)(request, FinishedContext())
 
     with caplog.at_level(logging.INFO, "elite.audit"):
-        assert await Interceptor(None, ClientLimits(0, 0), OpenCalls(1)).served() is made
+        interceptor = Interceptor(None, ClientLimits(0, 0), OpenCalls(1), OpenCalls(1))
+        assert await interceptor.served() is made
     (record,) = caplog.records
     assert (record.__dict__["run_id"], record.__dict__["outcome"]) == ("a-new-run", "OK")

@@ -46,7 +46,7 @@ def test_a_port_with_a_past_is_free() -> None:
     reserve_port(address).close()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536", "50051"])
 def test_no_port(address: str) -> None:
     with pytest.raises(AddressError, match="give host:port"):
         reserve_port(address)

@@ -60,5 +60,7 @@ def test_halves_of_a_server_certificate(tmp_path: Path) -> None:
         server_credentials(path, None, None)
     with pytest.raises(TransportError, match="tls_client_ca: needs tls_certificate"):
         server_credentials(None, None, path)
+    with pytest.raises(TransportError, match=r"no pair of certificate and key \("):
+        server_credentials(path, path, None)
     with pytest.raises(TransportError, match=r"tls_key: .*none\.pem: No such file"):
         server_credentials(path, tmp_path / "none.pem", None)

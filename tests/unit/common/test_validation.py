@@ -17,7 +17,7 @@ from elite.profiler.v1 import profiler_pb2
 from elite.trainer.v1 import trainer_pb2
 from elite.validation.v1 import validation_pb2
 from services.common.errors import ErrorReason, ServiceError
-from services.common.validation import validate, violations_of
+from services.common.validation import shown, validate, violations_of
 
 
 def broken(message: Message) -> dict[str, str]:
@@ -76,6 +76,34 @@ def test_a_float_without_rules_must_still_be_finite(value: float) -> None:
     assert list(broken(profiler_pb2.Device(
         kind=profiler_pb2.DEVICE_KIND_CPU, memory_total_bytes=1, power_limit_watts=value
     ))) == ["power_limit_watts"]  # fmt: skip
+
+
+_BYTES_WITHOUT_BOUND = {
+    # Network file systems without an end; the planner takes what it can use.
+    "elite.profiler.v1.Disk.total_bytes",
+    "elite.profiler.v1.Disk.free_bytes",
+}
+
+
+def test_a_profiles_bytes_rates_and_times_have_bounds() -> None:
+    """Without one a figure that no machine has is an overflow, or a plan of infinite seconds."""
+    unbounded = {
+        field.full_name
+        for field in _all_fields(profiler_pb2.NodeProfile.DESCRIPTOR, set())
+        if field.name.endswith(("_bytes", "_per_second", "_seconds", "_watts"))
+        and not field.GetOptions().Extensions[validation_pb2.field].HasField("maximum")
+    }
+    assert unbounded == _BYTES_WITHOUT_BOUND
+
+
+def test_numbers_are_told_whole() -> None:
+    memory = planner_pb2.HypotheticalMachine(gpu_id="x", host_memory_bytes=2**30 - 1)
+    assert broken(memory) == {"host_memory_bytes": "is 1073741823: between 1 GiB and 1 PiB"}
+    steps = trainer_pb2.TrainingSettings(steps=2_000_000_000)
+    assert broken(steps) == {"steps": "is 2000000000: between 1 and 1000000000"}
+    assert [shown(value) for value in (2.0**50, 0.5, -3.0, 1e18, 2**64 - 1, math.nan)] == [
+        "1125899906842624", "0.5", "-3", "1e+18", "18446744073709551615", "nan"
+    ]  # fmt: skip
 
 
 def test_no_upper_bound_does_not_let_infinity_in() -> None:

@@ -112,3 +112,18 @@ def test_without_any_it_is_the_memory(measured: profiler_pb2.DeviceMeasurements)
 def test_a_product_of_nothing_says_nothing(measured: profiler_pb2.DeviceMeasurements) -> None:
     measured.matmul_rates.add(dtype="float32", flops_per_second=1e9)
     assert fp32(measured).matmul.at(256) == 5e10
+
+
+def test_a_direction_without_a_rate_takes_the_other_with_it(
+    measured: profiler_pb2.DeviceMeasurements,
+) -> None:
+    for tokens, forward, backward in ((256, 0.0, 2e10), (512, 3e10, 4e10), (1024, 5e10, 0.0)):
+        for rates in (measured.attention_rates, measured.block_attention_rates):
+            rates.add(
+                dtype="float32", head_size=64, sequence_tokens=tokens, flops_per_second=1e10,
+                forward_flops_per_second=forward, backward_flops_per_second=backward,
+            )  # fmt: skip
+    rates = fp32(measured)
+    for curves in (rates.attention(64), rates.blocks(64)):
+        assert curves is not None
+        assert [curve.points for curve in curves] == [((512, 3e10),), ((512, 4e10),)]

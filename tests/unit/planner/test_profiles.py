@@ -125,3 +125,38 @@ def test_cards_before_ampere_compute_in_float16() -> None:
     profile = card_profile()
     profile.devices[0].compute_capability.major = 7
     assert machine_from_profile(profile).dtypes == (ComputeDtype.FLOAT16,)
+
+
+def test_attention_of_which_one_direction_was_timed_was_not_measured() -> None:
+    profile = measured_profile()
+    rates = profile.devices[0].measurements.attention_rates
+    for rate in rates:
+        rate.dtype, rate.head_size, rate.backward_flops_per_second = "bfloat16", 64, 2e10
+    with pytest.raises(ServiceError, match=r"measurements\.attention_rates") as refusal:
+        machine_from_profile(profile)
+    assert refusal.value.reason is ErrorReason.MISSING_MEASUREMENT
+    rates[0].forward_flops_per_second = 1e10
+    assert machine_from_profile(profile)
+
+
+@pytest.mark.parametrize("rate", [5e-324, 1e-300, 0.9])
+def test_a_rate_that_no_machine_has_is_named(rate: float) -> None:
+    measurements, disk = "machine.profile.devices[0].measurements", "machine.profile.host"
+    for field in (f"{measurements}.matmul_16bit_flops_per_second",
+                  f"{measurements}.attention_rates[1].flops_per_second",
+                  f"{disk}.scratch_disk.read_bytes_per_second"):  # fmt: skip
+        profile = measured_profile()
+        measured = profile.devices[0].measurements
+        owner = {"attention": measured.attention_rates[1], "scratch": profile.host.scratch_disk}
+        wrong = next((owner[name] for name in owner if name in field), measured)
+        setattr(wrong, field.rpartition(".")[2], rate)
+        with pytest.raises(ServiceError) as refusal:
+            machine_from_profile(profile)
+        assert [violation.field for violation in refusal.value.violations] == [field]
+        assert refusal.value.reason is ErrorReason.INVALID_REQUEST
+
+
+def test_a_disk_without_an_end_is_as_large_as_any_plan_needs() -> None:
+    profile = measured_profile()
+    profile.host.scratch_disk.free_bytes = 2**64 - 1
+    assert machine_from_profile(profile).disk_free_bytes == 2**50
