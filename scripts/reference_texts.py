@@ -73,6 +73,5 @@ CAUSES = {
     "DISK_CORRUPT": "A page came back different: check the disk before anything else.",
     "SUPERSEDED": "A newer attempt has the run. Nothing to do; look at that one.",
     "STALLED": "The engine's log has the stacks of its threads. Then resume.",
-    "DEADLINE_EXCEEDED": "It was saved. Resume gives it no more time: create a run with a later "
-    "`--stop-after`.",
+    "DEADLINE_EXCEEDED": "It was saved. Resume gives it as much time again.",
 }

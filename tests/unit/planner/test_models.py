@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from services.common.errors import FieldViolation, ServiceError
 from services.planner.architectures import architectures
 from services.planner.budgets import Constraints
+from services.planner.config_reader import ConfigReader
 from services.planner.ladder import load_ladder
 from services.planner.models import catalogue, model_by_id, model_from_config
 from services.planner.search import plan
@@ -148,9 +150,6 @@ def test_the_last_layer_may_have_a_window() -> None:
 
 
 FULL, SLIDING = ["full_attention"] * 2, ["sliding_attention"] * 2
-NESTED: dict[str, Any] = {}
-for _ in range(950):
-    NESTED = {"a": NESTED}
 
 
 @pytest.mark.parametrize(
@@ -164,6 +163,23 @@ for _ in range(950):
 )
 def test_a_field_that_changes_nothing_is_no_reason_to_refuse(change: dict[str, Any]) -> None:
     assert model_from_config(json.dumps(LLAMA | change)).layer_count == 2
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "model_type", "layer_types"])
+def test_a_deep_value_is_refused_by_field(field: str) -> None:
+    deep: list[Any] = []
+    for _ in range(2 * sys.getrecursionlimit()):
+        deep = [deep]
+
+    def read() -> None:
+        reader = ConfigReader(LLAMA | {field: deep}, "config")
+        reader.architecture()
+        reader.sizes()
+        reader.sliding_window(2)
+
+    with pytest.raises(ServiceError) as refusal:
+        read()
+    assert refusal.value.violations[0].field == f"config.{field}"
 
 
 @pytest.mark.parametrize(
@@ -228,8 +244,6 @@ def test_only_a_misspelt_architecture_gets_a_hint(name: str, hint: str) -> None:
         ({"per_layer_config": {"1": {"intermediate_size": 8}}}, "per_layer_config"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures"),
         ({"architectures": ["LlamaModel"]}, "architectures"),
-        ({"hidden_size": NESTED}, "hidden_size"),
-        ({"model_type": NESTED}, "model_type"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "layer_types[1]"),
         ({"layer_types": ["full_attention"]}, "layer_types"),
         ({"layer_types": "full_attention"}, "layer_types"),

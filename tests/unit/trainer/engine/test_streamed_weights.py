@@ -299,7 +299,7 @@ def test_adapters_and_checkpoints_are_saved_as_ever(monkeypatch, tmp_path: Path)
         optimizer.step()
         (tmp_path / name).mkdir()
         write_adapter(result.model, "base", tmp_path / name)
-        identity = Identity.of(plan, "data", seed=1)
+        identity = Identity.of(plan, "data", "weights", seed=1)
         store = CheckpointStore(Fence(tmp_path / name, 0))
         folder, _ = store.save(result.model, optimizer, Position(1, 1.0), identity)
         files = [*(tmp_path / name).glob("*.safetensors"), *folder.glob("*.safetensors")]
