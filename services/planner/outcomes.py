@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from services.common.errors import ErrorReason, ServiceError
+from services.common.lines import write_line
 
 
 class OutcomeStore:
@@ -32,7 +33,7 @@ class OutcomeStore:
 
         Raises `ServiceError` (STORE_UNAVAILABLE) when the file cannot be written.
         """
-        line = json.dumps(outcome, sort_keys=True, allow_nan=False) + "\n"
+        line = json.dumps(outcome, sort_keys=True, allow_nan=False)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a+b") as file:
@@ -79,19 +80,9 @@ def _version(found: os.stat_result) -> tuple[int, int, int]:
 
 
 def _write(file: BinaryIO, line: str) -> None:
-    if not _ends_with_newline(file):
-        line = "\n" + line
-    file.write(line.encode())
+    write_line(file, line)
     file.flush()
     os.fsync(file.fileno())
-
-
-def _ends_with_newline(file: BinaryIO) -> bool:
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
-        return True
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
 
 
 def _parsed(lines: bytes) -> list[dict[str, Any]]:

@@ -7,13 +7,12 @@ from that checkpoint tells again what nobody has heard.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import BinaryIO
 
 from google.protobuf import json_format
 
 from elite.trainer.v1 import trainer_pb2
+from services.common.lines import write_line
 
 _KEPT = ("step_completed", "evaluated")
 
@@ -27,10 +26,9 @@ class History:
     def add(self, event: trainer_pb2.RunEvent) -> None:
         """Keeps an event, if it is of a kind that is told again. Raises `OSError`."""
         if event.WhichOneof("event") in _KEPT:
-            line = json.dumps(json_format.MessageToDict(event), separators=(",", ":")) + "\n"
+            line = json.dumps(json_format.MessageToDict(event), separators=(",", ":"))
             with self._path.open("a+b") as file:
-                # Of the line before, a full disk or a lost process may have left a part.
-                file.write((line if _ends_with_newline(file) else "\n" + line).encode())
+                write_line(file, line)
 
     def between(self, told_steps: int, saved_step: int) -> list[trainer_pb2.RunEvent]:
         """Events of the steps after those told, up to the one that was saved; each once.
@@ -61,11 +59,3 @@ class History:
             if event.WhichOneof("event") in _KEPT:
                 events.append(event)
         return events
-
-
-def _ends_with_newline(file: BinaryIO) -> bool:
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
-        return True
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"

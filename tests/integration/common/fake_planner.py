@@ -14,12 +14,14 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from prometheus_client import CollectorRegistry
 
 from elite.planner.v1 import planner_pb2 as pb
 from elite.planner.v1 import planner_pb2_grpc
 from services.common.errors import ErrorReason, ServiceError, invalid_field
 from services.common.local import serve_locally
-from services.common.server import ServiceDefinition
+from services.common.metrics import RpcMetrics
+from services.common.server import RunningServer, ServiceDefinition, start_server
 from services.common.settings import ServerSettings
 
 FULL_NAME = "elite.planner.v1.PlannerService"
@@ -111,3 +113,11 @@ def good_request() -> pb.PlanRequest:
     request.machine.hypothetical.gpu_id = "rtx-3090"
     request.machine.hypothetical.host_memory_bytes = 2**34
     return request
+
+
+async def started(
+    planner: Planner, registry: CollectorRegistry | None = None, address: str = ANY_PORT
+) -> RunningServer:
+    """A server in this test's own event loop."""
+    metrics = RpcMetrics("planner", registry or CollectorRegistry())
+    return await start_server(planner.definition(), settings(address), metrics)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +39,13 @@ NF4 = {"base_precision": planner_pb2.BASE_PRECISION_NF4}
 HOST = {"weight_placement": planner_pb2.PLACEMENT_HOST}
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def _one_thread(monkeypatch) -> Iterator[None]:
+def _small_slabs(monkeypatch) -> None:
     # So small that layers lie across the ends of slabs.
     monkeypatch.setattr(weights_module, "SLAB_BYTES", 20_000)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def settings(**changes: Any) -> StreamingSettings:

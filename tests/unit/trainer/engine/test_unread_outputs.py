@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -117,15 +117,6 @@ def test_planner_and_engine_leave_out_the_same(architecture: str) -> None:
         names = {name.rpartition(".")[2] for name, module in layer.named_modules()
                  if module in linears}  # fmt: skip
         assert names == expected
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Tiny products spend more time on sharing than on work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def gradients(family: str, *, skips: bool, nf4: bool = False) -> dict[str, torch.Tensor]:
