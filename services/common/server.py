@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.common.access import TokenFile, TokenFileError
-from services.common.addresses import AddressError, check_port, is_unix_socket
+from services.common.addresses import AddressError, check_port, is_unix_socket, reserve_port
 from services.common.client_limits import ClientLimits, OpenCalls
 from services.common.health import HealthServicer
 from services.common.interceptors import server_interceptors
@@ -155,6 +155,8 @@ def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
         else:
             port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
+        if not is_unix_socket(address):
+            reserve_port(address).close()  # says what is wrong with it, where gRPC does not
         problem = f"cannot listen on {address}: is another process using it?"
         raise AddressError(problem) from error
     return 0 if is_unix_socket(address) else port

@@ -1,7 +1,7 @@
 """An engine that trains nothing: it speaks the event protocol and ends in the way it is told.
 
 What to do stands in `spec.display_name`, as words: "succeed", "steps=5 pause=0.1", "crash",
-"engine_failed=BAD_DATA", "exit=75", "hang", "stubborn", "sigkill", "sigsegv", "garbage",
+"save_every=5", "engine_failed=BAD_DATA", "exit=75", "hang", "stubborn", "sigkill", "sigsegv", "garbage",
 "grandchild", "early_close", "confused" (fails when asked to stop), "most_bytes=N" (out of memory
 under a larger plan). It writes its process id to `RUN_DIRECTORY/engine.pid` and a line for
 each start to `RUN_DIRECTORY/starts`.
@@ -75,6 +75,8 @@ class FakeEngine:
                 predictedPeakBytes="1100",
                 hostPeakBytes="5000",
             )
+            if step % int(self.orders.get("save_every", self.steps)) == 0 and step < self.steps:
+                self._save_checkpoint(step)
             time.sleep(pause)
             if self.stop:
                 if "confused" in self.orders:
@@ -87,7 +89,7 @@ class FakeEngine:
 
     def _save_checkpoint(self, step: int) -> None:
         path = self.directory / "checkpoints" / f"step-{step:08d}"
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
         self.emit("checkpointSaved", step=str(step), path=str(path), bytes="1")
 
     def _misbehave(self) -> None:

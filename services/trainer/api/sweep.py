@@ -109,11 +109,14 @@ class Sweep:
         """Frees running runs seen without a lease twice in a row.
 
         Once is not enough: when Redis comes back from an outage longer than a lease, its owner
-        needs a moment to take the lease again.
+        needs a moment to take the lease again. A look while Redis can only be read does not count:
+        nobody can renew a lease then.
         """
+        seen_before, self._without_lease = self._without_lease, set()
+        await self._fleet.note_sweep(now_milliseconds())
         running = await self._fleet.running_ids()
         without = {run_id for run_id in running if not await self._store.lease_owner(run_id)}
-        for run_id in without & self._without_lease:
+        for run_id in without & seen_before:
             await self._apart(self._free, run_id)
         self._without_lease = without
 

@@ -71,18 +71,20 @@ class Fence:
             yield
 
     def _check(self) -> None:
-        newest = self._newest()
+        newest = newest_token(self.folder)
         if newest > self.token:
             raise SupersededError(self.folder, self.token, newest)
 
-    def _newest(self) -> int:
-        path = self.folder / _TOKEN
-        try:
-            return int(path.read_text())
-        except FileNotFoundError:
-            return 0
-        except ValueError as error:
-            raise DamagedTokenError(path) from error
+
+def newest_token(folder: Path) -> int:
+    """Of the attempt that has the folder; 0: none has. Raises `DamagedTokenError`."""
+    path = folder / _TOKEN
+    try:
+        return int(path.read_text())
+    except FileNotFoundError:
+        return 0
+    except ValueError as error:
+        raise DamagedTokenError(path) from error
 
 
 @contextmanager

@@ -78,6 +78,10 @@ class Fleet:
         for key in (keys.WAITING, keys.UNSENT, *ready):
             await self._client.zrem(key, run_id)
 
+    async def note_sweep(self, milliseconds: int) -> None:
+        """Notes when the API has looked at all runs. Raises while Redis can only be read."""
+        await self._client.set(keys.SWEPT, milliseconds)
+
     async def running_ids(self) -> list[str]:
         """Ids of the runs that a worker has taken up."""
         ids = await self._client.zrange(keys.state_key(RUNNING), 0, -1)

@@ -13,6 +13,7 @@
 | elite:request:REQUEST_ID | string | the run a request_id has made                               |
 | elite:workers            | zset   | worker names by milliseconds of their last heartbeat        |
 | elite:workers:CLASS      | zset   | those of a device class, likewise                           |
+| elite:swept              | string | when an API last looked for runs nobody has, milliseconds   |
 | elite:classes            | set    | device classes that runs or workers have named              |
 | elite.trainer.runs.CLASS | list   | Celery's queue of a device class                            |
 """
@@ -26,6 +27,7 @@ WAITING = "elite:runs:waiting"
 UNSENT = "elite:runs:unsent"
 WORKERS = "elite:workers"
 DEVICE_CLASSES = "elite:classes"
+SWEPT = "elite:swept"
 
 
 def run_key(run_id: str) -> str:

@@ -40,11 +40,20 @@ class RunLease:
         answer = await self._renew(keys=self._keys, args=[self.owner, self._milliseconds])
         return LeaseStatus(answer.decode())
 
-    async def append(self, first_number: int, events: Sequence[bytes], progress: bytes) -> None:
+    async def append(
+        self,
+        first_number: int,
+        events: Sequence[bytes],
+        progress: bytes,
+        *,
+        has_saved: bool = False,
+    ) -> None:
         """Adds events, numbered from `first_number` within this attempt, and stores the progress.
 
+        has_saved: the next attempt goes on from where this one is, so its deliveries count anew.
         Sending the same numbers again adds nothing. Raises `LeaseLostError`.
         """
-        arguments = [self.owner, self._stream_length, progress, first_number, *events]
+        shared = [self.owner, self._stream_length, progress, int(has_saved), first_number]
+        arguments = [*shared, *events]
         if await self._append(keys=self._stream_keys, args=arguments) == b"lost":
             raise LeaseLostError

@@ -19,7 +19,7 @@ class RunRecord:
     """A run and what only the trainer itself needs to know about it.
 
     version grows with every change of state; owner is the last one to have taken the run up;
-    delivery_count counts the attempts since the run last came to an orderly stop.
+    delivery_count counts the attempts since the run last saved what it had.
     """
 
     run: trainer_pb2.Run

@@ -97,21 +97,23 @@ return 0
 """
 
 # Stores events and progress of the owner's attempt. Events are numbered from 1 within an attempt,
-# so that a batch whose answer was lost can be sent again.
+# so that a batch whose answer was lost can be sent again. One that tells of a save is progress that
+# the next attempt begins with: the attempts are counted anew.
 APPEND = """
 local run, events = unpack(KEYS)
-local owner, stream_length, progress, first = unpack(ARGV, 1, 4)
+local owner, stream_length, progress, has_saved, first = unpack(ARGV, 1, 5)
 local state, holder, stored = unpack(redis.call('HMGET', run, 'state', 'owner', 'event_sequence'))
 if state ~= 'running' or holder ~= owner then return 'lost' end
 stored = tonumber(stored or '0')
-for index = 5, #ARGV do
-  local number = tonumber(first) + index - 5
+for index = 6, #ARGV do
+  local number = tonumber(first) + index - 6
   if number > stored then
     redis.call('XADD', events, 'MAXLEN', '~', stream_length, '*', 'event', ARGV[index])
     stored = number
   end
 end
 redis.call('HSET', run, 'event_sequence', stored, 'progress', progress)
+if has_saved == '1' then redis.call('HSET', run, 'delivery_count', 0) end
 return 'held'
 """
 

@@ -6,10 +6,13 @@ since (its version tells). Methods raise what redis-py raises when Redis is away
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from google.protobuf.message import DecodeError
 
 from elite.trainer.v1 import trainer_pb2
 from services.trainer.jobs import keys, scripts
@@ -35,6 +38,8 @@ from services.trainer.jobs.states import (
     state_name,
     state_of,
 )
+
+logger = logging.getLogger("elite.trainer.jobs")
 
 _HIGHEST_PRIORITY = 9
 # In the year 2286.
@@ -137,13 +142,16 @@ class RunStore:
         )
 
     async def get_many(self, run_ids: Sequence[str]) -> list[RunRecord]:
-        """Reads several runs in their order; leaves out those that do not exist."""
+        """Reads several runs in their order; leaves out those that do not exist.
+
+        One that cannot be read stands there without a state, and says why.
+        """
         pipeline = self._client.pipeline(transaction=False)
         for run_id in run_ids:
             pipeline.hgetall(keys.run_key(run_id))
         hashes = await pipeline.execute()
         pairs = zip(run_ids, hashes, strict=True)
-        return [record_from_fields(run_id, fields) for run_id, fields in pairs if fields]
+        return [_readable(run_id, fields) for run_id, fields in pairs if fields]
 
     async def change(self, run_id: str, decide: Decision) -> RunRecord:
         """Reads a run, asks `decide` for its next step, and takes it; again if others were faster.
@@ -245,6 +253,16 @@ def turn(priority: int, created_milliseconds: int) -> int:
 def now_milliseconds() -> int:
     """Wall clock, in the resolution of the records."""
     return time.time_ns() // 1_000_000
+
+
+def _readable(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord:
+    """The record, or one that says what is wrong with it: damage, or a newer version's state."""
+    try:
+        return record_from_fields(run_id, fields)
+    except (ValueError, DecodeError) as error:
+        logger.exception("record cannot be read", extra={"run_id": run_id})
+        detail = f"this run's record cannot be read by this version of the trainer ({error})"
+        return RunRecord(trainer_pb2.Run(run_id=run_id, status_detail=detail), 0, "", 0, "")
 
 
 def _raise_unless_done(outcome: bytes) -> None:

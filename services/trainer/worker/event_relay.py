@@ -66,7 +66,8 @@ class EventRelay:
             count = min(_BATCH, len(self._waiting))
             self._in_flight = [self._waiting.popleft() for _ in range(count)]
         batch = [event.SerializeToString() for event in self._in_flight]
-        await self._lease.append(self._stored + 1, batch, self._progress)
+        has_saved = any(event.HasField("checkpoint_saved") for event in self._in_flight)
+        await self._lease.append(self._stored + 1, batch, self._progress, has_saved=has_saved)
         self._stored += len(batch)
         self._in_flight = []
 

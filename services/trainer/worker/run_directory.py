@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from elite.trainer.v1 import trainer_pb2
-from services.trainer.jobs.fence import Fence
+from services.trainer.jobs.fence import DamagedTokenError, Fence, newest_token
 
 
 class RunDirectory:
@@ -39,6 +40,17 @@ class RunDirectory:
         with self.log_path.open("a") as log:
             log.write(f"--- attempt {run.attempt_count}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z\n")
         return self.log_path.stat().st_size
+
+    def next_attempt(self, run: trainer_pb2.Run) -> int:
+        """The number of the attempt that begins now, above all that have had the folder.
+
+        Of those a store that came back from a backup may know nothing; their engines, if one still
+        lives, are refused by the higher number.
+        """
+        earlier = 0
+        with suppress(DamagedTokenError):  # whoever begins replaces it
+            earlier = newest_token(self.path)
+        return max(run.attempt_count, earlier) + 1
 
     def has_checkpoint(self) -> bool:
         """Whether an earlier attempt has left something to resume from."""

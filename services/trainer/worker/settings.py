@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.trainer.jobs.device_classes import class_of_name, device_classes_here
@@ -46,7 +46,7 @@ class TrainerWorkerSettings(BaseSettings):
     maximum_deliveries: int = Field(
         default=3,
         ge=1,
-        description="a run whose worker or engine vanishes so often in a row has failed",
+        description="a run whose worker or engine vanishes so often without having saved anything has failed",
     )
     heartbeat_seconds: float = Field(default=5.0, gt=0, description="pause between heartbeats")
     poll_seconds: float = Field(
@@ -74,6 +74,18 @@ class TrainerWorkerSettings(BaseSettings):
     )
     log_format: Literal["json", "text"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _renews_in_time(self) -> Self:
+        """A lease outlives two renewals that fail."""
+        lease_seconds = self.trainer.lease_seconds
+        if 3 * self.poll_seconds > lease_seconds:
+            raise ValueError(
+                f"poll_seconds: {self.poll_seconds:g} is more than a third of "
+                f"ELITE_TRAINER_LEASE_SECONDS ({lease_seconds:g}), and the lease is renewed so "
+                "often: the run would be taken for lost"
+            )
+        return self
 
     @field_validator("device_classes", mode="before")
     @classmethod

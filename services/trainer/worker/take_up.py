@@ -115,10 +115,11 @@ def _next_step(record: RunRecord, settings: TrainerWorkerSettings) -> Transition
 
 def _start(record: RunRecord, settings: TrainerWorkerSettings) -> Transition:
     owner, name = lease_owner(), worker_name()
+    directory = RunDirectory(settings.trainer.runs_directory, record.run_id)
     changes: dict[str, Field] = {
         "owner": owner,
         "worker_name": name,
-        "attempt_count": record.run.attempt_count + 1,
+        "attempt_count": directory.next_attempt(record.run),
         "delivery_count": record.delivery_count + 1,
         "event_sequence": 0,
     }
@@ -136,7 +137,8 @@ def _start(record: RunRecord, settings: TrainerWorkerSettings) -> Transition:
 
 def _give_up(record: RunRecord, settings: TrainerWorkerSettings, last: str) -> Transition:
     directory = RunDirectory(settings.trainer.runs_directory, record.run_id)
-    message = f"taken up {record.delivery_count} times and never came to an end; last: {last}"
+    times = f"taken up {record.delivery_count} times"
+    message = f"{times} without saving anything new or coming to an end; last: {last}"
     error = trainer_pb2.RunError(
         cause=record.run.error.cause or trainer_pb2.FAILURE_CAUSE_KILLED,
         message=message,

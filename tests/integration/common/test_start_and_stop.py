@@ -43,6 +43,12 @@ def test_an_address_without_a_port_is_not_called_taken() -> None:
         pass
 
 
+def test_a_host_that_nobody_knows_is_not_called_taken() -> None:
+    unknown = serve_locally(Planner().definition(), settings("nowhere.invalid:0"))
+    with pytest.raises(AddressError, match=r"nowhere\.invalid:0: .*(not known|resolution)"), unknown:
+        pass
+
+
 def test_two_servers_never_share_a_port() -> None:
     """With SO_REUSEPORT the kernel would deal the calls out between them."""
     with serve_locally(Planner().definition(), settings()) as address:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ from services.trainer.jobs.states import (
 )
 from services.trainer.jobs.store import RunStore, Transition
 from services.trainer.settings import TrainerSettings
+from services.trainer.worker.run_directory import RunDirectory
 from services.trainer.worker.settings import TrainerWorkerSettings
 from services.trainer.worker.take_up import take_up
 from tests.support.run_specs import a_plan
@@ -233,6 +235,24 @@ async def test_two_workers_race_a_thousand_times_and_tokens_only_grow(
             await store.change(run_id, lambda _, step=drained: step)
 
 
+@pytest.mark.parametrize(("token", "attempt"), [("7", 8), ("1", 3), ("seven", 3), (None, 3)])
+async def test_an_attempt_is_above_those_a_restored_store_knows_nothing_of(
+    valkey: Valkey, tmp_path: Path, token: str | None, attempt: int
+) -> None:
+    worker_settings = _worker_settings(valkey)
+    worker_settings.trainer.runs_directory = tmp_path
+    async with open_store(valkey) as (store, client):
+        run_id = await a_run(store, PLANNED)
+        await client.hset(keys.run_key(run_id), "attempt_count", 2)
+        if token:
+            (tmp_path / run_id).mkdir()
+            (tmp_path / run_id / ".fencing-token").write_text(token)
+        record = await take_up(store, run_id, worker_settings)
+        assert record is not None
+        assert record.run.attempt_count == attempt
+        RunDirectory(tmp_path, run_id).prepare(record.run)
+
+
 async def test_message_that_arrives_before_the_api_has_noted_it(valkey: Valkey) -> None:
     async with open_store(valkey) as (store, _):
         run_id = await a_run(store)
@@ -285,6 +305,38 @@ async def test_batch_sent_twice_is_stored_once(valkey: Valkey) -> None:
         await lease.append(1, [b"", b""], b"")
         await lease.append(2, [b"", b""], b"")
         assert await client.xlen(keys.events_key(run_id)) == before + 3
+
+
+async def test_deliveries_count_from_the_last_save(valkey: Valkey) -> None:
+    async with open_store(valkey) as (store, client):
+        run_id = await a_run(store, PLANNED)
+        taken = replace(_step(RUNNING), changes={"owner": "owner-1", "delivery_count": 2})
+        await store.change(run_id, lambda _: taken)
+        lease = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
+        await lease.append(1, [b"a step"], b"")
+        assert (await store.get(run_id)).delivery_count == 2
+        await lease.append(2, [b"a checkpoint"], b"", has_saved=True)
+        assert (await store.get(run_id)).delivery_count == 0
+        other = RunLease(client, run_id, "owner-2", 30, STREAM_LENGTH)
+        await store.change(run_id, lambda _: _step(RESUMING))
+        await store.change(run_id, lambda _: taken)
+        with pytest.raises(LeaseLostError):
+            await other.append(1, [b"a checkpoint"], b"", has_saved=True)
+        assert (await store.get(run_id)).delivery_count == 2
+
+
+@pytest.mark.parametrize("damage", [{"state": "teleporting"}, {"spec": b"\xff"}, {"version": "x"}])
+async def test_a_record_that_cannot_be_read_is_listed_and_hides_no_other(
+    valkey: Valkey, damage: dict[str, Any]
+) -> None:
+    async with open_store(valkey) as (store, client):
+        first, damaged, last = [await a_run(store) for _ in range(3)]
+        await client.hset(keys.run_key(damaged), mapping=damage)
+        found = {record.run_id: record.run for record in await store.get_many([first, damaged, last])}
+        assert list(found) == [first, damaged, last]
+        assert found[first].state == found[last].state == PENDING
+        assert found[damaged].state == trainer_pb2.RUN_STATE_UNSPECIFIED
+        assert "cannot be read" in found[damaged].status_detail
 
 
 @pytest.mark.parametrize(

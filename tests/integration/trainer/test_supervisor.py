@@ -50,8 +50,9 @@ async def _ended_with(
 ) -> tuple[Verdict, trainer_pb2.Run]:
     """Takes a run up, asks for all of it while the worker does not look, and lets it end."""
     shared = TrainerSettings(
-        redis_url=valkey.socket_url, runs_directory=folder / "runs", data_roots=(folder,)
-    )
+        redis_url=valkey.socket_url, runs_directory=folder / "runs", data_roots=(folder,),
+        lease_seconds=200,
+    )  # fmt: skip
     engine = ("sh", "-c", _ENGINE.format(folder))
     settings = TrainerWorkerSettings(trainer=shared, engine_command=engine, poll_seconds=60)
     client = async_client(shared)

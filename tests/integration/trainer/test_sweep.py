@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError, ReadOnlyError
 
 from elite.trainer.v1 import trainer_pb2
 from services.trainer.api.runs import Runs
@@ -94,6 +94,23 @@ async def test_a_damaged_record_does_not_keep_others_from_being_freed_or_queued(
     assert set(parts.queue.sent) == {first, last}
     for run_id in (first, last):
         assert (await parts.store.get(run_id)).run.state == RESUMING
+
+
+async def test_a_look_while_redis_can_only_be_read_does_not_count(parts: Parts) -> None:
+    """Leases cannot be renewed then: the owner needs a moment after the outage as well."""
+    run_id = await parts.abandoned_run()
+    await parts.sweep.once()
+    await parts.client.replicaof("127.0.0.1", "1")
+    try:
+        for _ in range(3):
+            with pytest.raises(ReadOnlyError):
+                await parts.sweep.once()
+    finally:
+        await parts.client.replicaof("NO", "ONE")
+    await parts.sweep.once()
+    assert (await parts.store.get(run_id)).run.state == RUNNING
+    await parts.sweep.once()
+    assert (await parts.store.get(run_id)).run.state == RESUMING
 
 
 async def test_an_outage_ends_the_look(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,14 @@ def test_no_more_than_the_rate_and_one_burst(rate: float, pauses: list[float]) -
     assert let_in <= max(1.0, 2 * rate) + rate * clock.now + 1e-6
 
 
+def test_a_long_rest_saves_up_no_more_than_one_burst() -> None:
+    clock = Clock()
+    limits = ClientLimits(1.0, 0, clock)
+    assert is_let_in(limits, "a")
+    clock.now += 1000
+    assert [is_let_in(limits, "a") for _ in range(4)] == [True, True, False, False]
+
+
 def test_who_waits_as_told_is_let_in() -> None:
     clock = Clock()
     limits = ClientLimits(0.5, 0, clock)

@@ -36,6 +36,9 @@ def test_global_options_may_stand_anywhere(written: list[str], ordered: list[str
         ("spec.plan.execution.executor", "--plan"), ("run_id", ""),
         ("schedule.curriculum[0].tier", "--stage"), ("gpu_ids[2]", "--compare"),
         ("constraints.allowed_lossy_ids[0]", "--allow"), ("adapters.rank", "--rank"),
+        ("spec.max_run_seconds", "--stop-after"), ("spec.priority", "--priority"),
+        ("spec.display_name", "--name"), ("page_size", "--page-size"),
+        ("page_token", "--page-token"), ("spec.training.weight_decay", ""),
     ],
 )  # fmt: skip
 def test_fields_and_their_options(field: str, option: str) -> None:

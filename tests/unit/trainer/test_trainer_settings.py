@@ -78,6 +78,13 @@ def test_engine_command_is_split_as_a_shell_would(monkeypatch: pytest.MonkeyPatc
         TrainerWorkerSettings()
 
 
+def test_a_lease_is_renewed_three_times_before_it_ends() -> None:
+    shared = TrainerSettings(lease_seconds=3)
+    assert TrainerWorkerSettings(trainer=shared, poll_seconds=1).poll_seconds == 1
+    with pytest.raises(ValidationError, match=r"poll_seconds: 1\.1 is more than a third of"):
+        TrainerWorkerSettings(trainer=shared, poll_seconds=1.1)
+
+
 @pytest.mark.parametrize("module", ["services.trainer.worker.app", "services.trainer.api.servicer"])
 def test_neither_api_nor_worker_imports_torch(module: str) -> None:
     check = (

@@ -44,7 +44,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("gpt_neox", {}),
     "cohere": ("cohere", {"logit_scale": 0.25}),
     "smollm3": ("smollm3", {"no_rope_layers": [1, 0]}),
+    "glm": ("glm", {}),
     "glm4": ("glm4", {}),
+    "ernie4_5": ("ernie4_5", {}),
+    "helium": ("helium", {}),
+    "seed_oss": ("seed_oss", {}),
+    # Layers without positions, of which some attend to everything.
+    "cohere2, window": (
+        "cohere2", {"logit_scale": 0.25, "sliding_window": 9, "layer_types": SLIDING_AND_FULL},
+    ),
+    "exaone4, window": ("exaone4", {"sliding_window": 9, "layer_types": SLIDING_AND_FULL}),
     "nemotron": ("nemotron", {}),
     "opt": ("opt", {}),
     # Mixtures of experts: a token's experts depend on the token alone.

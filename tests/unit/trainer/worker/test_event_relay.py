@@ -19,13 +19,17 @@ class FlakyStore:
         self.events: list[trainer_pb2.RunEvent] = []
         self.is_up = True
         self.loses_answers = 0
+        self.saves = 0
         self.has_two = asyncio.Event()
         self.answers = asyncio.Event()
         self.answers.set()
 
-    async def append(self, first_number: int, events: Sequence[bytes], progress: bytes) -> None:  # noqa: ARG002
+    async def append(
+        self, first_number: int, events: Sequence[bytes], _progress: bytes, *, has_saved: bool
+    ) -> None:
         if not self.is_up:
             raise ConnectionError("down")
+        self.saves += has_saved
         for number, event in enumerate(events, first_number):
             if number > len(self.events):
                 assert number == len(self.events) + 1
@@ -64,6 +68,16 @@ async def test_lost_answer_stores_nothing_twice() -> None:
     relay.add(step(3), PROGRESS)
     await relay.flush()
     assert store.events == [step(number) for number in range(4)]
+
+
+async def test_a_batch_with_a_checkpoint_says_that_something_was_saved() -> None:
+    store = FlakyStore()
+    relay = relay_to(store)
+    for news, saves in (((step(1),), 0), ((step(2), checkpoint(2), step(3)), 1), ((step(4),), 1)):
+        for event in news:
+            relay.add(event, PROGRESS)
+        await relay.flush()
+        assert store.saves == saves
 
 
 async def test_outage_is_waited_out() -> None:
