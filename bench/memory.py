@@ -12,7 +12,7 @@ import argparse
 import json
 import multiprocessing
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,15 +139,18 @@ class Case:
         return self.predicted_bytes / self.measured_bytes - 1
 
 
-def run_case(model: ModelShape, tier: Tier, name: str) -> Case:
-    """Predicts and measures one step."""
+def run_case(
+    model: ModelShape, tier: Tier, name: str, config: Mapping[str, object] | None = None
+) -> Case:
+    """Predicts and measures one step. config: the model's config.json; None: the catalogue's."""
     chosen, adapters = SETS[name].chosen, SETS[name].adapters_of(model)
     model = SETS[name].shape_of(model)
     candidate = Evaluation(model, _MACHINE, adapters).one(tier, chosen, Sizing())
     budget = search.budget_for(_MACHINE, search.Constraints())
     answer = responses.Answer(model, _MACHINE, budget, adapters)
     plan = responses.plan_message(candidate, answer)
-    measured = measure_step(AutoConfig.for_model(**config_of(model)), plan, fake=True)
+    fields = config_of(model) if config is None else config
+    measured = measure_step(AutoConfig.for_model(**fields), plan, fake=True)
     device = candidate.memory.device
     lines = {line: size for line, size in device.lines.items() if line != "optimizer"}
     return Case(

@@ -12,14 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.planner.adapters import Adapters
-from services.planner.architectures import Mlp, Norm, NormPlaces, QueryKeyNorm
+from services.planner.architectures import Mlp, Norm, QueryKeyNorm
 from services.planner.arithmetic import Number, maximum
+from services.planner.kept_activations import FLOAT32_BYTES, KeptActivations
 from services.planner.models import ModelShape
 from services.planner.tracing import Traced
 
-_FLOAT32 = 4
-# Tensors an activation of one kernel leaves behind: its input and its output.
-_NATIVE_ACTIVATION = 2
 # Bytes per channel that the backward of an fp32 RMS norm holds at once on top of what was kept:
 # five fp32 tensors and, in 16 bit, the incoming gradient; in fp32 that is the residual's too.
 _NORM_BACKWARD = {2: 22, 4: 24}
@@ -134,207 +132,52 @@ def layer_activations(
     key_chunks: chunks of keys in a block of its backward on a GPU; 0: a CPU's kernel has no
     workspace that counts.
     """
-    kept = _Kept(model, element_bytes, adapters, repeats_keys, streaming)
+    kept = KeptActivations(model, element_bytes, adapters, repeats_keys, streaming)
     in_mlp, in_norm = _backward_moments(model, kept, element_bytes)
     # The first norm's is for the layer's input; one after the MLP every layer has.
     has_both = model.architecture.norm_after_mlp
     moments = (in_mlp, in_norm) if has_both else (in_mlp,)
+    moments = (*moments, *_attention_moments(model, kept, element_bytes))
     if streaming and key_chunks:
-        moments = (*moments, _attention_moment(model, kept, element_bytes, key_chunks))
+        moments = (*moments, _workspace_moment(model, kept, element_bytes, key_chunks))
     return LayerActivations(
         kept=PerToken(kept.total, kept.per_rank),
         input_kept=kept.layer_input,
         input_norm_kept=kept.input_norm,
         boundary=element_bytes * model.hidden_size,
         forward=_forward(model, element_bytes),
-        moments=moments,
+        moments=_undominated(moments),
         input_moments=() if has_both else (in_norm,),
         recompute_moments=_recompute_moments(model, kept, element_bytes),
         final_norm=_final_norm(model, element_bytes),
     )
 
 
-class _Kept:
-    """What autograd keeps of one layer, part by part."""
-
-    def __init__(
-        self,
-        model: ModelShape,
-        element_bytes: int,
-        adapters: Adapters,
-        repeats_keys: bool,
-        streaming: bool,
-    ) -> None:
-        self._model, self._element, self._adapters = model, element_bytes, adapters
-        self._repeats_keys, self.streaming = repeats_keys, streaming
-        self._linears = [linear for linear in model.linears if adapters.targets(linear.name)]
-        self.adapter_element = adapters.element_bytes(element_bytes)
-        self.norm = self._norm()
-        # What the activation keeps, and its output.
-        self.activation = 5 if model.activation == "gelu_new" else _NATIVE_ACTIVATION
-        self.mlp = self._mlp()
-        # Outputs of the A matrices, and what the adapters make of their inputs by themselves.
-        self.per_rank = self.adapter_element * len(self._linears)
-        self.own_inputs = self._own_inputs()
-        self.total = self._norms() + self._attention() + self.mlp + self.own_inputs
-
-    @property
-    def less_rank(self) -> int:
-        """`per_rank` when the last linear has let go of its adapter's and of its input copy."""
-        return self.per_rank - self.adapter_element
-
-    @property
-    def drops(self) -> bool:
-        """True when adapters drop parts of their inputs."""
-        return self._adapters.dropout > 0
-
-    @property
-    def shares_inputs(self) -> bool:
-        """True when adapters keep the linears' inputs as they are, without a cast or dropout."""
-        return self._adapters.share_inputs(self._element)
-
-    @property
-    def mlp_gradients(self) -> int:
-        """Gradients as wide as the MLP in the backward of its last linear, at most.
-
-        Two: of its inputs and of its adapter's, or of the two factors of a gated MLP's product. Of
-        a plain one with a native activation one, when the adapter adds to it.
-        """
-        one = self._model.architecture.mlp is Mlp.PLAIN and self.activation == _NATIVE_ACTIVATION
-        adds = self.streaming and self._reads("intermediate", attention=False)
-        return 1 if one and adds else 2
-
-    def _own_inputs(self) -> int:
-        """Copies an adapter makes of its input: in its own dtype, or with parts dropped.
-
-        Dropout keeps its mask too: in the input's dtype on a CPU, one byte an element on CUDA,
-        where it is charged as on a CPU.
-        """
-        if self.shares_inputs:
-            return 0
-        mask = self.adapter_element if self.drops else 0
-        width = sum(linear.inputs for linear in self._linears)
-        return (self.adapter_element + mask) * width
-
-    def extra_in_mlp(self) -> int:
-        """More than usual, or less, at the MLP's moment, for adapters of other kinds.
-
-        Without an adapter on the last linear nothing keeps its input, and the gradients of both
-        factors of that input exist beside its own. Adapters with inputs of their own make gradients
-        of those first, in fp32 or masked: counts fitted to the oracle, see bench/results.
-        """
-        hidden, intermediate = self._model.hidden_size, self._model.intermediate_size
-        plain = self._model.architecture.mlp is Mlp.PLAIN
-        native = self.activation == _NATIVE_ACTIVATION
-        if self.drops:
-            elements = (3 if plain else 4) * hidden - intermediate
-            if plain and not native:
-                elements = -hidden
-            if self._model.architecture.norm_after_mlp:
-                elements += hidden
-        elif not self.shares_inputs:
-            elements = ((4 if native else 1) if plain else 5) * hidden
-        elif self._reads("intermediate", attention=False):
-            elements = 0
-        elif plain:
-            elements = (0 if native else intermediate) - hidden
-        else:
-            elements = intermediate
-        return self._element * elements
-
-    def _reads(self, inputs: str, *, attention: bool) -> bool:
-        """True when an adapter of this half of the layer keeps an input of this width as it is."""
-        rows = zip(self._model.architecture.linears, self._model.linears, strict=True)
-        return self.shares_inputs and any(
-            row.inputs == inputs
-            and (row.outputs in ("query", "key_value", "query_key_value")) == attention
-            and self._adapters.targets(linear.name)
-            for row, linear in rows
-        )
-
-    @property
-    def layer_input(self) -> int:
-        """Bytes of the layer's own input among what is kept."""
-        architecture = self._model.architecture
-        width = self._element * self._model.hidden_size
-        if architecture.norms is NormPlaces.POST or architecture.norm is Norm.LAYER:
-            return width
-        return width if architecture.norm is Norm.RMS and self._element == _FLOAT32 else 0
-
-    @property
-    def input_norm(self) -> int:
-        """Bytes that the norm of the layer's input keeps; without one, the input itself."""
-        is_normed = self._model.architecture.norms is not NormPlaces.POST
-        return self.norm if is_normed else self.layer_input
-
-    def _norm(self) -> int:
-        """One norm: its input (RMS: as fp32) and its statistics."""
-        hidden = self._model.hidden_size
-        return {
-            Norm.RMS: _FLOAT32 * hidden + _FLOAT32,
-            Norm.LAYER: self._element * hidden + 2 * self._element,
-            Norm.LAYER_FLOAT32: 2 * _FLOAT32 * hidden + _FLOAT32,
-        }[self._model.architecture.norm]
-
-    def _norms(self) -> int:
-        """All norms of the layer, and the inputs of attention and MLP."""
-        architecture = self._model.architecture
-        width = self._element * self._model.hidden_size
-        readers = [self._reads("hidden", attention=half) for half in (True, False)]
-        if architecture.norms is NormPlaces.PARALLEL:
-            return self.norm + width * any(readers)
-        if architecture.norms is NormPlaces.PARALLEL_TWO:
-            return self.norm + 2 * self._element + width * sum(readers)
-        return architecture.norm_count * self.norm + width * sum(readers)
-
-    def _attention(self) -> int:
-        model, element = self._model, self._element
-        architecture = model.architecture
-        query, key_value = element * model.query_width, element * model.key_value_width
-        log_sum_exp = _FLOAT32 * model.query_head_count
-        if self.streaming:
-            return 2 * query + log_sum_exp + self._query_key_norms()
-        rotated = query + key_value
-        # Fused: the values are a view that keeps the whole projection alive.
-        values = query + 2 * key_value if architecture.fused_query_key_value else key_value
-        output = query * (2 if architecture.partial_rotary else 1)
-        repeated = 2 * (query - key_value) if self._repeats_keys else 0
-        return rotated + values + repeated + output + log_sum_exp + self._query_key_norms()
-
-    def _query_key_norms(self) -> int:
-        model = self._model
-        kind = model.architecture.query_key_norm
-        if kind is QueryKeyNorm.NONE:
-            return 0
-        rows = model.query_head_count + model.key_value_head_count
-        statistics = rows if kind is QueryKeyNorm.HEAD else 2
-        return _FLOAT32 * (model.query_width + model.key_value_width + statistics)
-
-    def _mlp(self) -> int:
-        """Activation function's inputs and output; gated: the up projection and product too."""
-        gated = self._model.architecture.mlp is not Mlp.PLAIN
-        # Gated: the up projection too. The down projection's adapter needs its input.
-        tensors = self.activation + gated
-        product = self._reads("intermediate", attention=False)
-        tensors += product if gated else product - 1
-        return self._element * self._model.intermediate_size * tensors
-
-
-def _backward_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[PerToken, PerToken]:
+def _backward_moments(
+    model: ModelShape, kept: KeptActivations, element: int
+) -> tuple[PerToken, PerToken]:
     """Bytes in the backward of the MLP, and in that of the norm it ends with."""
     architecture = model.architecture
     hidden, intermediate = model.hidden_size, model.intermediate_size
     after_norm = kept.norm if architecture.norm_after_mlp else 0
     in_mlp = kept.total - after_norm + element * (kept.mlp_gradients * intermediate + hidden)
     in_mlp += kept.extra_in_mlp()
+    at_work = _norm_backward(model, element)
     if architecture.norm_after_mlp:
-        in_norm = kept.total + (_NORM_BACKWARD[element] + element * kept.drops) * hidden
+        in_norm = kept.total + (at_work + element * kept.drops) * hidden
     else:
-        in_norm = kept.total - kept.mlp + (_NORM_BACKWARD[element] - element) * hidden
+        in_norm = kept.total - kept.mlp + (at_work - element) * hidden
     return PerToken(in_mlp, kept.less_rank), PerToken(in_norm, kept.per_rank)
 
 
-def _recompute_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[PerToken, ...]:
+def _norm_backward(model: ModelShape, element: int) -> int:
+    """Bytes per channel in a norm's backward; a native one's are six tensors (from the oracle)."""
+    return 6 * element if model.architecture.norm is Norm.LAYER else _NORM_BACKWARD[element]
+
+
+def _recompute_moments(
+    model: ModelShape, kept: KeptActivations, element: int
+) -> tuple[PerToken, ...]:
     """Bytes in the recompute of an MLP whose gate and up projection are one product.
 
     Beside that: the residual's cast and the output's sum. Stock has the last linear's output too,
@@ -342,19 +185,90 @@ def _recompute_moments(model: ModelShape, kept: _Kept, element: int) -> tuple[Pe
     """
     if model.architecture.mlp is not Mlp.GATED_FUSED:
         return ()
-    hiddens = (element != _FLOAT32) + (1 if kept.streaming else 2)
+    hiddens = (element != FLOAT32_BYTES) + (1 if kept.streaming else 2)
     widths = 6 * model.intermediate_size + hiddens * model.hidden_size
     return (PerToken(kept.total - kept.mlp + element * widths, kept.less_rank),)
 
 
-def _attention_moment(model: ModelShape, kept: _Kept, element: int, key_chunks: int) -> PerToken:
+def _attention_moments(
+    model: ModelShape, kept: KeptActivations, element: int
+) -> tuple[PerToken, ...]:
+    """Bytes in the backward of attention, of the rotary embedding, and of norms before that.
+
+    Gradients: of the residual; of outputs and queries, and of keys and values. Streamed queries
+    have theirs in fp32, beside a block's.
+    """
+    query, key_value = model.query_width, model.key_value_width
+    hidden = element * model.hidden_size
+    # Beside them a tensor as wide as the layer's input: when streaming, of an MLP that runs beside
+    # attention, of rotation in fp32.
+    architecture = model.architecture
+    wide = hidden * (kept.streaming or architecture.parallel)
+    rotated = 0 if kept.streaming else (kept.rotary + hidden) * architecture.rotary_float32
+    if kept.streaming:
+        gradients = (2 * element + FLOAT32_BYTES) * query + 2 * element * key_value
+    else:
+        gradients = 2 * element * (query + key_value)
+    moments = [
+        kept.attention + gradients + wide,
+        *(kept.query_key_norms + rotated + moment for moment in _rotary_moments(model, element)),
+        *(moment + wide for moment in _query_key_norm_moments(model, element)),
+    ]
+    standing = kept.for_attention + hidden
+    return tuple(PerToken(standing + moment, kept.rank_for_attention) for moment in moments)
+
+
+def _rotary_moments(model: ModelShape, element: int) -> list[int]:
+    """Bytes in the rotary embedding's backward: that of queries comes last.
+
+    In fp32 (counts fitted to the oracle) queries' gradients wait for keys' to be done.
+    """
+    query, key_value = model.query_width, model.key_value_width
+    if model.architecture.rotates_in_float32 and element != FLOAT32_BYTES:
+        return [18 * query + 8 * key_value, 22 * key_value + 8 * query]
+    if model.architecture.rotary_float32 and element != FLOAT32_BYTES:
+        return [14 * query + 2 * element * key_value, 18 * key_value + FLOAT32_BYTES * query]
+    return [5 * element * query + 2 * element * key_value]
+
+
+def _query_key_norm_moments(model: ModelShape, element: int) -> list[int]:
+    """Bytes in the backward of norms of queries and of keys, of which queries' come last.
+
+    Gradients of keys and values wait where all projections are made before the norms; else they
+    have become one of the layer's input by then.
+    """
+    architecture = model.architecture
+    if architecture.query_key_norm is QueryKeyNorm.NONE:
+        return []
+    query, key_value = model.query_width, model.key_value_width
+    after_projections = architecture.norms_after_projections
+    waiting = element * (key_value if after_projections else model.hidden_size)
+    at_work = _NORM_BACKWARD[element] + FLOAT32_BYTES - element
+    return [
+        at_work * query + waiting + after_projections * element * key_value,
+        at_work * key_value + waiting + (FLOAT32_BYTES + element) * query,
+    ]
+
+
+def _undominated(moments: tuple[PerToken, ...]) -> tuple[PerToken, ...]:
+    """Without those that another one is above at every rank."""
+    left: list[PerToken] = []
+    for moment in sorted(moments, key=lambda one: (-one.base, -one.per_rank)):
+        if all(moment.per_rank > other.per_rank for other in left):
+            left.append(moment)
+    return tuple(left)
+
+
+def _workspace_moment(
+    model: ModelShape, kept: KeptActivations, element: int, key_chunks: int
+) -> PerToken:
     """Bytes in a GPU's backward of attention, with the kernel's workspace (bench/results/gpu.json).
 
     Of queries: the gradient that comes in, this block's and the sum so far. Of keys: this block's.
     Workspace: the queries' gradient in fp32, and where heads share keys, the keys' for every head.
     """
     query, key_value = model.query_width, model.key_value_width
-    of_queries = (2 * element + 2 * _FLOAT32) * query
+    of_queries = (2 * element + 2 * FLOAT32_BYTES) * query
     of_keys = 2 * element * key_value
     if key_value < query:
         of_keys += 2 * element * query

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -67,8 +67,11 @@ class Architecture:
     mlp: Mlp
     linears: tuple[LinearRow, ...]
     defaults: Mapping[str, Any]
+    norms_after_projections: bool = False
     partial_rotary: bool = False
     rotary_float32: bool = False
+    rotates_in_float32: bool = False
+    interleaved_rotary: bool = False
     rotary_tables: int = 1
     scaled_embeddings: bool = False
     head_bias: bool = False
@@ -95,6 +98,12 @@ class Architecture:
         return self.norms in (NormPlaces.PARALLEL, NormPlaces.PARALLEL_TWO)
 
 
+_OPTIONAL = tuple(
+    one.name for one in fields(Architecture)
+    if one.default is not MISSING or one.default_factory is not MISSING
+)  # fmt: skip
+
+
 @cache
 def architectures() -> Mapping[str, Architecture]:
     """All supported architectures by `model_type`."""
@@ -109,9 +118,6 @@ def refusals() -> Mapping[str, str]:
 
 
 def _architecture(name: str, row: Mapping[str, Any]) -> Architecture:
-    optional = ("partial_rotary", "rotary_float32", "rotary_tables", "scaled_embeddings",
-                "head_bias", "sliding_window", "activation_field", "groups_heads", "sizes_heads",
-                "refuse", "require")  # fmt: skip
     return Architecture(
         model_type=name,
         norm=Norm(row["norm"]),
@@ -121,5 +127,5 @@ def _architecture(name: str, row: Mapping[str, Any]) -> Architecture:
         mlp=Mlp(row["mlp"]),
         linears=tuple(LinearRow(*linear) for linear in row["linears"]),
         defaults=row["defaults"],
-        **{key: row[key] for key in optional if key in row},
+        **{name: row[name] for name in _OPTIONAL if name in row},
     )

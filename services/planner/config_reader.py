@@ -13,7 +13,7 @@ from services.planner.architectures import Architecture, architectures, refusals
 
 # Activation functions whose memory is known: fused kernels that keep their input only, and
 # gelu_new, which transformers writes out in five operations.
-ACTIVATIONS = frozenset({"silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_new"})
+ACTIVATIONS = frozenset({"silu", "swish", "gelu", "gelu_pytorch_tanh", "gelu_new", "relu2"})
 
 _LARGEST: Mapping[str, int] = {
     "num_hidden_layers": 1024,
@@ -28,6 +28,8 @@ _LARGEST: Mapping[str, int] = {
 _LONGEST_SHOWN = 60
 # How alike a name must be to be a misspelling: families are named after one another.
 _MISSPELT = 0.85
+# By rule, which of every four layers has no window.
+_FULL_OF_FOUR: Mapping[str, int] = {"but_first_of_four": 0, "but_last_of_four": 3}
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 _MIXTURE_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _MULTIMODAL_FIELDS = ("vision_config", "audio_config", "text_config")
@@ -155,7 +157,8 @@ class ConfigReader:
         if rule == "flag":
             below = self._size("max_window_layers", smallest=0)
             return tuple(layer >= below for layer in range(layer_count))
-        return (True,) * layer_count
+        full = _FULL_OF_FOUR.get(rule, -1)
+        return tuple(layer % 4 != full for layer in range(layer_count))
 
     def _key_value_heads(self, heads: int) -> int:
         if self._row.groups_heads:

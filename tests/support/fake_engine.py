@@ -1,10 +1,10 @@
 """An engine that trains nothing: it speaks the event protocol and ends in the way it is told.
 
 What to do stands in `spec.display_name`, as words: "succeed", "steps=5 pause=0.1", "crash",
-"save_every=5", "engine_failed=BAD_DATA", "exit=75", "hang", "stubborn", "sigkill", "sigsegv", "garbage",
-"grandchild", "early_close", "confused" (fails when asked to stop), "most_bytes=N" (out of memory
-under a larger plan). It writes its process id to `RUN_DIRECTORY/engine.pid` and a line for
-each start to `RUN_DIRECTORY/starts`.
+"save_every=5", "engine_failed=BAD_DATA", "exit=75", "hang", "stubborn", "sigkill", "sigsegv",
+"garbage", "grandchild", "early_close", "confused" (fails when asked to stop), "most_bytes=N" (out
+of memory under a larger plan). It writes its process id to `RUN_DIRECTORY/engine.pid` and a line
+for each start to `RUN_DIRECTORY/starts`.
 """
 
 from __future__ import annotations

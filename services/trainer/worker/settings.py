@@ -46,7 +46,8 @@ class TrainerWorkerSettings(BaseSettings):
     maximum_deliveries: int = Field(
         default=3,
         ge=1,
-        description="a run whose worker or engine vanishes so often without having saved anything has failed",
+        description="a run whose worker or engine vanishes so often without having saved "
+        "anything has failed",
     )
     heartbeat_seconds: float = Field(default=5.0, gt=0, description="pause between heartbeats")
     poll_seconds: float = Field(

@@ -45,7 +45,8 @@ def test_an_address_without_a_port_is_not_called_taken() -> None:
 
 def test_a_host_that_nobody_knows_is_not_called_taken() -> None:
     unknown = serve_locally(Planner().definition(), settings("nowhere.invalid:0"))
-    with pytest.raises(AddressError, match=r"nowhere\.invalid:0: .*(not known|resolution)"), unknown:
+    why = r"nowhere\.invalid:0: .*(not known|resolution)"
+    with pytest.raises(AddressError, match=why), unknown:
         pass
 
 

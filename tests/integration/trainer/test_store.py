@@ -332,7 +332,8 @@ async def test_a_record_that_cannot_be_read_is_listed_and_hides_no_other(
     async with open_store(valkey) as (store, client):
         first, damaged, last = [await a_run(store) for _ in range(3)]
         await client.hset(keys.run_key(damaged), mapping=damage)
-        found = {record.run_id: record.run for record in await store.get_many([first, damaged, last])}
+        records = await store.get_many([first, damaged, last])
+        found = {record.run_id: record.run for record in records}
         assert list(found) == [first, damaged, last]
         assert found[first].state == found[last].state == PENDING
         assert found[damaged].state == trainer_pb2.RUN_STATE_UNSPECIFIED

@@ -74,6 +74,13 @@ def test_a_single_implausible_run_is_not_believed() -> None:
     assert corrections([outcome(1.0, 1.3)])[KEY].time_factor == pytest.approx(1.3)
 
 
+def test_the_newest_fifty_runs_count() -> None:
+    learned = corrections([outcome(1.5, 2.0)] * 60 + [outcome(1.1, 1.2)] * 50)[KEY]
+    assert learned.memory_factor == pytest.approx(1.1)
+    assert learned.time_factor == pytest.approx(1.2)
+    assert (learned.memory_runs, learned.time_runs) == (50, 50)
+
+
 def test_memory_is_never_corrected_below_the_formulas() -> None:
     learned = corrections([outcome(0.9, 1.0)] * 5)[KEY]
     assert learned.memory_factor == 1.0

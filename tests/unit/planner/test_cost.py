@@ -16,7 +16,7 @@ from services.planner.ladder import Tier
 from services.planner.machine import ComputeDtype, Machine
 from services.planner.memory import Sizing
 from services.planner.models import model_by_id
-from services.planner.options import Executor, OptimizationSet, Place, Policy
+from services.planner.options import BasePrecision, Executor, OptimizationSet, Place, Policy
 from services.planner.rates import AttentionRates, ElementwiseRates, RateCurve
 from services.planner.time_terms import time_terms
 from services.trainer.engine.streaming.blocks import BlockShape, causal_blocks
@@ -252,3 +252,34 @@ def test_adapters_add_in_place_where_the_engine_does(
     outputs = sum(linear.outputs for linear in MODEL.linears)
     expected = passes * chosen.dtype.element_bytes * outputs
     assert with_them - without == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("adamw_8bit", "states"), [(False, 8), (True, 2)])
+def test_the_optimizer_moves_parameters_gradients_and_states(adamw_8bit: bool, states: int) -> None:
+    """Parameters read and written, gradients read twice, both states read and written."""
+    moved = MODEL.lora_parameters(TIER.lora_rank) * (4 * 2 + 2 * states)
+    found = cost(replace(PLAIN, adamw_8bit=adamw_8bit)).lines["optimizer"]
+    assert found == pytest.approx(moved / machine().rates.memory_bandwidth)
+
+
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_every_pass_makes_bf16_weights_of_nf4(chunks: int) -> None:
+    """But for the last linear of layers that are run again, which nothing reads."""
+    chosen, layers = replace(STREAMED, base_precision=BasePrecision.NF4), MODEL.layer_count
+    passes = 3 * (layers - 1) + 2
+    weights = passes * MODEL.layer_linear_weights
+    weights -= (layers - 1) * MODEL.intermediate_size * MODEL.hidden_size
+    # The last layer goes through the loss and back only in chunks that have targets.
+    idle = 0 if chunks == 1 else 2 * MODEL.layer_linear_weights * (1 - 1 / chunks)
+    expected = chunks * (weights - idle) * (0.5156 + 2) / machine().rates.memory_bandwidth
+    sizing = Sizing(chunk_tokens=TIER.tokens // chunks)
+    found = evaluate(TIER, chosen, MODEL, machine(), sizing).cost.lines["dequantisation"]
+    assert found == pytest.approx(expected, rel=0.01)
+
+
+def test_streamed_weights_cross_once_a_pass_but_for_those_still_there() -> None:
+    chosen = replace(PLAIN, executor=Executor.STREAMING, weights=Place.HOST)
+    slow = replace(machine(), rates=replace(machine().rates, host_to_device=1e6))
+    layer_bytes = 2 * MODEL.layer_parameters
+    found = evaluate(TIER, chosen, MODEL, slow).cost
+    assert found.seconds == pytest.approx(2 * (MODEL.layer_count - 2) * layer_bytes / 1e6)

@@ -183,6 +183,10 @@ def test_epochs_become_steps_at_each_tier() -> None:
     schedule = Schedule(epochs=2.0, dataset_tokens=1_000_000)
     response = answer_plan(question(constraints=Constraints(schedule=schedule, tier=1)))
     assert response.chosen.run.steps == -(-2_000_000 // 4608)
+    several = answer_plan(
+        question(constraints=Constraints(schedule=replace(schedule, accumulation=4), tier=1))
+    )
+    assert several.chosen.run.steps == -(-2_000_000 // (4 * 4608))
 
 
 def test_a_limit_on_the_run_binds_by_time() -> None:
