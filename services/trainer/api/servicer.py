@@ -98,8 +98,10 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         because the watcher has left meanwhile, still costs some hundred bytes inside gRPC.
         """
         with store_errors(self._settings.trainer):
-            outage = self._settings.watch_outage_seconds
-            watching = watch_run(self._client, self._store, request.run_id, request.cursor, outage)
+            watching = watch_run(
+                self._client, self._store, request.run_id, request.cursor,
+                self._settings.watch_outage_seconds, self._settings.trainer.redis_timeout_seconds,
+            )  # fmt: skip
             async with aclosing(watching) as events:
                 async for event in events:
                     response = trainer_pb2.WatchRunResponse(event=event)

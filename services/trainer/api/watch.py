@@ -19,20 +19,26 @@ from services.trainer.jobs.store import RunStore
 
 logger = logging.getLogger("elite.trainer.api")
 
-# One blocking read; below the connection's timeout.
-_WAIT_SECONDS = 1.0
+# One blocking read, which is to end before the connection's timeout does.
+_LONGEST_WAIT_SECONDS = 1.0
 _RETRY_SECONDS = 0.25
 
 
 async def watch_run(
-    client: Any, store: RunStore, run_id: str, cursor: str, outage_seconds: float
+    client: Any,
+    store: RunStore,
+    run_id: str,
+    cursor: str,
+    outage_seconds: float,
+    timeout_seconds: float,
 ) -> AsyncGenerator[trainer_pb2.RunEvent]:
     """Yields the run's events after `cursor` until the run has ended and all of them are told.
 
-    Bears Redis being away for `outage_seconds` at a time, then raises what redis-py raised.
+    timeout_seconds: how long the client waits for an answer of Redis. Bears Redis being away for `outage_seconds` at a time, then raises what redis-py raised.
     Raises `RunNotFoundError`.
     """
     stream = EventStream(client, run_id)
+    wait_seconds = min(_LONGEST_WAIT_SECONDS, timeout_seconds / 2)
     position = ""
     last_answer = time.monotonic()
     while True:
@@ -41,7 +47,7 @@ async def watch_run(
             # The state first: once it is terminal, all events have been written.
             ended = await store.state(run_id) in TERMINAL_STATES
             position = position or await stream.usable_cursor(cursor)
-            events = await stream.read(position, 0 if ended else _WAIT_SECONDS)
+            events = await stream.read(position, 0 if ended else wait_seconds)
         except redis.RedisError as error:
             if not is_unavailable(error) or time.monotonic() - last_answer > outage_seconds:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from elite.trainer.v1 import trainer_pb2
@@ -38,7 +39,7 @@ class EventStream:
 
         `wait_seconds` must be shorter than the connection's timeout; 0 does not wait.
         """
-        block = int(wait_seconds * 1000) or None
+        block = math.ceil(wait_seconds * 1000) or None
         answer = await self._client.xread({self._key: cursor}, count=_BATCH, block=block)
         return [_decode(*entry) for _, entries in answer or () for entry in entries]
 

@@ -152,6 +152,6 @@ def test_engine_that_never_comes_to_an_end_fails_at_the_limit(trainer: TrainerSt
     run = trainer.wait_for(trainer.create("exit=75"), FAILED, SUCCEEDED)
     assert run.state == FAILED
     assert run.attempt_count == 3
-    assert "taken up 3 times and never came to an end" in run.error.message
+    assert "taken up 3 times without saving anything new" in run.error.message
     assert "asked to stop" in run.error.message
     assert "fake engine: what it says on stderr" in run.error.stderr_tail

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elite.trainer.v1 import trainer_pb2
+from services.trainer.api.watch import watch_run
 from services.trainer.jobs import keys
 from services.trainer.jobs.connection import async_client
 from services.trainer.jobs.errors import (
@@ -305,6 +306,23 @@ async def test_batch_sent_twice_is_stored_once(valkey: Valkey) -> None:
         await lease.append(1, [b"", b""], b"")
         await lease.append(2, [b"", b""], b"")
         assert await client.xlen(keys.events_key(run_id)) == before + 3
+
+
+async def test_a_quiet_run_is_watched_with_any_timeout_of_redis(valkey: Valkey) -> None:
+    short = TrainerSettings(redis_url=valkey.socket_url, redis_timeout_seconds=0.3)
+    client = async_client(short)
+    store = RunStore(client, STREAM_LENGTH)
+    run_id = await a_run(store, PLANNED)
+
+    async def told() -> list[State]:
+        watching = watch_run(client, store, run_id, "", 0.0, short.redis_timeout_seconds)
+        return [event.state_changed.to async for event in watching]
+
+    watching = asyncio.create_task(told())
+    await asyncio.sleep(1.0)
+    await store.change(run_id, lambda _: _step(CANCELLED))
+    assert await watching == [PENDING, PLANNED, CANCELLED]
+    await client.aclose()
 
 
 async def test_deliveries_count_from_the_last_save(valkey: Valkey) -> None:
