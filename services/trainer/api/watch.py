@@ -34,8 +34,8 @@ async def watch_run(
 ) -> AsyncGenerator[trainer_pb2.RunEvent]:
     """Yields the run's events after `cursor` until the run has ended and all of them are told.
 
-    timeout_seconds: how long the client waits for an answer of Redis. Bears Redis being away for `outage_seconds` at a time, then raises what redis-py raised.
-    Raises `RunNotFoundError`.
+    timeout_seconds: how long the client waits for an answer of Redis. Bears Redis being away for
+    `outage_seconds` at a time, then raises what redis-py raised. Raises `RunNotFoundError`.
     """
     stream = EventStream(client, run_id)
     wait_seconds = min(_LONGEST_WAIT_SECONDS, timeout_seconds / 2)
