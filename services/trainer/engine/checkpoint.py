@@ -82,8 +82,7 @@ class CheckpointStore:
             """The checkpoint's files."""
             write_adapter_weights(model, folder)
             save_file(optimizer_state(optimizer), folder / "optimizer.safetensors")
-            generator = bytes(torch.get_rng_state().tolist()).hex()
-            state = {**asdict(position), "identity": asdict(identity), "torch_rng_state": generator}
+            state = {**asdict(position), "identity": asdict(identity)}
             (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
 
         folder = self._root / f"{_PREFIX}{position.step:08d}"
@@ -129,12 +128,10 @@ def check_identity(folder: Path, identity: Identity) -> None:
 
 
 def load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Position:
-    """Puts a verified checkpoint of the same identity into model, optimizer and generator."""
+    """Puts a verified checkpoint of the same identity into model and optimizer."""
     state = _state(folder)
     read_adapter_weights(model, folder)
     restore_optimizer_state(optimizer, load_file(folder / "optimizer.safetensors"))
-    generator = bytes.fromhex(state["torch_rng_state"])
-    torch.set_rng_state(torch.frombuffer(bytearray(generator), dtype=torch.uint8))
     return Position(state["step"], state["loss_scale"])
 
 

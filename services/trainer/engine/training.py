@@ -78,7 +78,9 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         count, losses = self.training.gradient_accumulation_steps, self._losses_so_far(step)
         for index in range(len(losses), count):
-            window = self.windows.in_training_order(step * count + index, self.training.seed)
+            number = step * count + index
+            window = self.windows.in_training_order(number, self.training.seed)
+            seed_dropout(self.training.seed, number)
             if self.journal:
                 self.journal.begin_window(losses)
             batch, scale = as_batch(window, self.device), self.loss_scale / count
@@ -107,6 +109,16 @@ class Stepper:
             f"lower training.learning_rate ({rate:.3g} at this step); earlier checkpoints are kept"
         )
         return EngineError(DIVERGED, problem, fix)
+
+
+def seed_dropout(seed: int, window: int) -> None:
+    """Makes what dropout drops depend on the window alone.
+
+    So a step that is done again, by a resumed run or with a smaller loss scale, drops the same, on
+    every device, and no generator's state has to be kept.
+    """
+    mixed = np.random.SeedSequence([seed, window]).generate_state(1, np.uint64)
+    torch.manual_seed(int(mixed[0]))
 
 
 def evaluate(

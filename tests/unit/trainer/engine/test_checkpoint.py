@@ -40,19 +40,17 @@ def stepped(model, optimizer) -> None:
     optimizer.step()
 
 
-def test_a_checkpoint_puts_back_weights_state_and_generator(tmp_path: Path) -> None:
+def test_a_checkpoint_puts_back_weights_and_state(tmp_path: Path) -> None:
     model, optimizer = a_run()
     stepped(model, optimizer)
     store = CheckpointStore(Fence(tmp_path, 0))
     folder, size_bytes = store.save(model, optimizer, Position(1, 1.0), IDENTITY)
     assert size_bytes == sum(path.stat().st_size for path in folder.iterdir())
-    expected_noise = torch.rand(3)
     stepped(model, optimizer)
 
     other, other_optimizer = a_run(seed=2)
     position = load_checkpoint(store.newest_good(), other, other_optimizer)
     assert position == Position(1, 1.0)
-    torch.testing.assert_close(torch.rand(3), expected_noise)
     stepped(other, other_optimizer)
     for left, right in zip(trainable_parameters(model), trainable_parameters(other), strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=0)

@@ -24,6 +24,7 @@ class LinearExecutor:
     def __init__(self, weight: torch.nn.Parameter, overflow_above: float = math.inf) -> None:
         self.weight, self.overflow_above = weight, overflow_above
         self.seen: list[int] = []
+        self.drawn: list[float] = []  # at random, as dropout does
 
     def step(
         self,
@@ -32,6 +33,7 @@ class LinearExecutor:
         journal: object = None,  # noqa: ARG002
     ) -> float:
         self.seen.append(int(window_bs[0, 0]))
+        self.drawn.append(float(torch.rand(())))
         loss = self.weight * float(window_bs[0, 0])
         (loss * gradient_scale).backward()
         if gradient_scale > self.overflow_above:
@@ -82,6 +84,22 @@ def test_a_step_sees_the_same_windows_whenever_it_runs() -> None:
         first.run(step)
     later.run(4)
     assert first.executor.seen[4] == later.executor.seen[0]
+
+
+def test_what_dropout_drops_depends_on_the_window_alone() -> None:
+    first, later, other = (a_stepper(gradient_accumulation_steps=2, seed=n) for n in (0, 0, 1))
+    for step in range(5):
+        first.run(step)
+    torch.rand(7)
+    later.run(4)
+    assert later.executor.drawn == first.executor.drawn[8:]
+    assert len(set(first.executor.drawn)) == 10
+    other.run(4)
+    assert other.executor.drawn != later.executor.drawn
+    again = a_stepper(scale=initial_loss_scale(torch.float16), overflow_above=1024.0)
+    again.run(0)
+    assert len(again.executor.drawn) > 1
+    assert len(set(again.executor.drawn)) == 1
 
 
 def test_overflow_lowers_the_scale_and_loses_no_step() -> None:
