@@ -66,11 +66,15 @@ class KeptActivations:
         a plain one with a native activation one, when the adapter adds to it. The backward of a
         square makes three.
         """
-        if self._model.activation == "relu2":
+        if self._squares:
             return 3
         one = self._model.architecture.mlp is Mlp.PLAIN and self.activation == _NATIVE_ACTIVATION
         adds = self.streaming and self._reads("intermediate", attention=False)
         return 1 if one and adds else 2
+
+    @property
+    def _squares(self) -> bool:
+        return self._model.activation == "relu2"
 
     @property
     def for_attention(self) -> int:
@@ -125,6 +129,8 @@ class KeptActivations:
             elements = ((4 if native else 1) if plain else 5) * hidden
         elif self._reads("intermediate", attention=False):
             elements = 0
+        elif self._squares:
+            elements = intermediate
         elif plain:
             elements = (0 if native else intermediate) - hidden
         else:

@@ -67,9 +67,11 @@ class Sweep:
 
     async def once(self) -> None:
         """Queues what is overdue and frees what its worker has left behind."""
+        # A look that breaks off leaves nothing for the next one to go by.
+        seen_before, self._without_lease = self._without_lease, set()
         for run_id in await self._overdue():
             await self._apart(self._queue_again, run_id)
-        await self._free_abandoned()
+        await self._free_abandoned(seen_before)
         if time.monotonic() >= self._prune_at:
             self._prune_at = time.monotonic() + _PRUNE_INTERVAL_SECONDS
             if count := await self._retention.prune():
@@ -105,14 +107,13 @@ class Sweep:
         overdue += [run for run, name in zip(waiting, classes, strict=True) if name in empty]
         return list(dict.fromkeys(overdue))
 
-    async def _free_abandoned(self) -> None:
+    async def _free_abandoned(self, seen_before: set[str]) -> None:
         """Frees running runs seen without a lease twice in a row.
 
         Once is not enough: when Redis comes back from an outage longer than a lease, its owner
         needs a moment to take the lease again. A look while Redis can only be read does not count:
         nobody can renew a lease then.
         """
-        seen_before, self._without_lease = self._without_lease, set()
         await self._fleet.note_sweep(now_milliseconds())
         running = await self._fleet.running_ids()
         without = {run_id for run_id in running if not await self._store.lease_owner(run_id)}

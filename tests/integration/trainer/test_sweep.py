@@ -96,10 +96,15 @@ async def test_a_damaged_record_does_not_keep_others_from_being_freed_or_queued(
         assert (await parts.store.get(run_id)).run.state == RESUMING
 
 
-async def test_a_look_while_redis_can_only_be_read_does_not_count(parts: Parts) -> None:
+@pytest.mark.parametrize("is_overdue", [False, True])
+async def test_a_look_while_redis_can_only_be_read_does_not_count(
+    parts: Parts, is_overdue: bool
+) -> None:
     """Leases cannot be renewed then: the owner needs a moment after the outage as well."""
     run_id = await parts.abandoned_run()
     await parts.sweep.once()
+    if is_overdue:  # the look ends before it comes to leases
+        await parts.client.zadd(keys.UNSENT, {NOBODY: 1})
     await parts.client.replicaof("127.0.0.1", "1")
     try:
         for _ in range(3):
