@@ -186,8 +186,11 @@ def _recompute_moments(
     if model.architecture.mlp is not Mlp.GATED_FUSED:
         return ()
     hiddens = (element != FLOAT32_BYTES) + (1 if kept.streaming else 2)
-    widths = 6 * model.intermediate_size + hiddens * model.hidden_size
-    return (PerToken(kept.total - kept.mlp + element * widths, kept.less_rank),)
+    # The product, what the adapter adds to it in its own dtype, and that scaled.
+    outputs = 2 * model.intermediate_size * (element + 2 * kept.adapter_element)
+    casts = kept.adapter_element * (kept.adapter_element != element)
+    width = outputs + (element * hiddens + casts) * model.hidden_size
+    return (PerToken(kept.before_product + width, kept.less_rank),)
 
 
 def _attention_moments(

@@ -14,6 +14,7 @@ from services.planner.models import Linear, ModelShape
 FLOAT32_BYTES = 4
 # Tensors an activation of one kernel leaves behind: its input and its output.
 _NATIVE_ACTIVATION = 2
+_MLP_WIDTH = "intermediate"
 _ATTENTION_WIDTHS = frozenset({"query", "key_value", "query_key_value"})
 
 
@@ -69,8 +70,16 @@ class KeptActivations:
         if self._squares:
             return 3
         one = self._model.architecture.mlp is Mlp.PLAIN and self.activation == _NATIVE_ACTIVATION
-        adds = self.streaming and self._reads("intermediate", attention=False)
+        adds = self.streaming and self._reads(_MLP_WIDTH, attention=False)
         return 1 if one and adds else 2
+
+    @property
+    def before_product(self) -> int:
+        """What is kept in the middle of the MLP, before anything as wide as it is."""
+        names = {row.name for row in self._model.architecture.linears if row.inputs == _MLP_WIDTH}
+        last = [linear for linear in self._linears if linear.name in names]
+        after = self.norm if self._model.architecture.norm_after_mlp else 0
+        return self.total - self.mlp - self._own_inputs(last) - after
 
     @property
     def _squares(self) -> bool:
@@ -127,7 +136,7 @@ class KeptActivations:
                 elements += hidden
         elif not self.shares_inputs:
             elements = ((4 if native else 1) if plain else 5) * hidden
-        elif self._reads("intermediate", attention=False):
+        elif self._reads(_MLP_WIDTH, attention=False):
             elements = 0
         elif self._squares:
             elements = intermediate
@@ -217,6 +226,6 @@ class KeptActivations:
         gated = self._model.architecture.mlp is not Mlp.PLAIN
         # Gated: the up projection too. The down projection's adapter needs its input.
         tensors = self.activation + gated
-        product = self._reads("intermediate", attention=False)
+        product = self._reads(_MLP_WIDTH, attention=False)
         tensors += product if gated else product - 1
         return self._element * self._model.intermediate_size * tensors
