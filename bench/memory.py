@@ -149,7 +149,7 @@ def run_case(
     budget = search.budget_for(_MACHINE, search.Constraints())
     answer = responses.Answer(model, _MACHINE, budget, adapters)
     plan = responses.plan_message(candidate, answer)
-    fields = config_of(model) if config is None else config
+    fields = config_of(model, config)
     measured = measure_step(AutoConfig.for_model(**fields), plan, fake=True)
     device = candidate.memory.device
     lines = {line: size for line, size in device.lines.items() if line != "optimizer"}
@@ -167,14 +167,18 @@ def run_case(
     )
 
 
-def config_of(model: ModelShape) -> dict[str, object]:
-    """The config.json fields of a catalogue model, with as many layers as the shape has."""
-    rows = {row["id"]: row for row in table("models")["models"]}
-    config = dict(rows[model.model_id]["config"])
+def config_of(model: ModelShape, config: Mapping[str, object] | None = None) -> dict[str, object]:
+    """The config.json fields of a model, with as many layers as the shape has.
+
+    config: None: the catalogue's.
+    """
+    if config is None:
+        rows = {row["id"]: row for row in table("models")["models"]}
+        config = dict(rows[model.model_id]["config"])
     types = config.get("layer_types")
-    if types:
-        config["layer_types"] = types[: model.layer_count]
-    return config | {"num_hidden_layers": model.layer_count}
+    if isinstance(types, list):
+        config = {**config, "layer_types": types[: model.layer_count]}
+    return {**config, "num_hidden_layers": model.layer_count}
 
 
 def matrix(

@@ -37,9 +37,12 @@ def render_runs(console: Console, response: trainer_pb2.ListRunsResponse) -> Non
             run.run_id, _state(run.state), escape(_model_name(run)), str(run.spec.plan.tier),
             f"{progress.completed_steps}/{progress.total_steps or run.spec.training.steps}",
             f"{progress.loss:.3f}" if progress.completed_steps else "",
-            format_duration(max(0.0, time.time() - run.created_at.ToSeconds())),
+            _age(run),
         )  # fmt: skip
     console.print(table)
+    for run in response.runs:
+        if run.state == trainer_pb2.RUN_STATE_UNSPECIFIED:
+            console.print(escape(run.status_detail))
     if response.next_page_token:
         console.print(f"\nmore: elite runs list --page-token {response.next_page_token}")
 
@@ -145,7 +148,15 @@ def _model_name(run: trainer_pb2.Run) -> str:
     return model.display_name or model.model_id or run.spec.model_path or model.model_type
 
 
+def _age(run: trainer_pb2.Run) -> str:
+    if not run.HasField("created_at"):
+        return ""
+    return format_duration(max(0.0, time.time() - run.created_at.ToSeconds()))
+
+
 def _state(state: trainer_pb2.RunState) -> str:
+    if state == trainer_pb2.RUN_STATE_UNSPECIFIED:
+        return "[red]unreadable[/red]"
     style = _STATE_STYLES.get(state, "bold")
     return f"[{style}]{run_state_name(state)}[/{style}]"
 

@@ -76,6 +76,8 @@ class Architecture:
     scaled_embeddings: bool = False
     head_bias: bool = False
     sliding_window: str = ""
+    needs_window: bool = False
+    needs: tuple[str, ...] = ()
     activation_field: str = "hidden_act"
     groups_heads: bool = True
     sizes_heads: bool = True

@@ -58,6 +58,10 @@ class ConfigReader:
         self._architecture = found
         self._refuse_extensions()
         self._refuse_headless()
+        for name in found.needs:
+            if self._config.get(name) is None:
+                problem = f"is missing, and transformers makes no {model_type} without it"
+                raise self.error(name, problem, "give the model's whole config.json")
         for name, meaning in found.refuse.items():
             if self._config.get(name, found.defaults.get(name)):
                 raise self.error(name, f"asks for {meaning}", "plan for a model without it")
@@ -109,6 +113,7 @@ class ConfigReader:
         rule = self._row.sliding_window
         switched_on = rule != "flag" or self.flag("use_sliding_window")
         if not rule or not switched_on or self._value("sliding_window") is None:
+            self._refuse_no_window(named)
             windowed = (False,) * layer_count
         else:
             windowed = self._windowed_layers(rule, layer_count, named)
@@ -118,6 +123,15 @@ class ConfigReader:
             )
             raise self.error("layer_types", problem, "leave it out, or plan for another model")
         return windowed, self._size("sliding_window") if any(windowed) else 0
+
+    def _refuse_no_window(self, named: tuple[bool, ...] | None) -> None:
+        """Raises `ServiceError` where the class fails without a window, if only an unused one."""
+        row = self._row
+        if row.needs_window or (row.sliding_window == "pattern" and named is None):
+            problem = (
+                f"is {_shown(self._value('sliding_window'))}, which {row.model_type} cannot run"
+            )
+            raise self.error("sliding_window", problem, "give the model's window")
 
     def error(self, name: str, problem: str, fix: str) -> ServiceError:
         """The error for one field of the config."""

@@ -128,8 +128,8 @@ def hooks_of(saver: RunSaver, stop_requested: Callable[[], bool]) -> Hooks:
     def saved(step: SavedStep) -> None:
         """Tells of a step that was saved in the middle."""
         message = trainer_pb2.CheckpointSaved(
-            step=step.step, bytes=step.bytes, stages_done=step.stages_done,
-            stage_count=step.stage_count, seconds=step.seconds,
+            step=step.step, bytes=step.bytes, windows_done=step.windows_done,
+            stages_done=step.stages_done, stage_count=step.stage_count, seconds=step.seconds,
         )  # fmt: skip
         saver.events.emit(checkpoint_saved=message)
 

@@ -19,6 +19,18 @@ class RunNotFoundError(ServiceError):
         )
 
 
+class UnreadableRecordError(ServiceError):
+    """A run's record is damaged, or has what only a newer version knows."""
+
+    def __init__(self, run_id: str, error: Exception) -> None:
+        super().__init__(
+            ErrorReason.PRECONDITION_FAILED,
+            f"the record of run {run_id} cannot be read by this version of the trainer ({error}): "
+            "use the version that wrote it, or put the record back from a backup",
+            metadata={"run_id": run_id},
+        )
+
+
 class IllegalTransitionError(ServiceError):
     """The state machine has no such step."""
 

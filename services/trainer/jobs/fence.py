@@ -19,6 +19,8 @@ from typing import IO
 
 from services.trainer.jobs.durable import replace_file
 
+# Attempts are counted in 32 bits.
+_NO_TOKEN = 2**32 - 1
 _TOKEN, _LOCK = ".fencing-token", ".fencing-lock"
 
 
@@ -80,11 +82,14 @@ def newest_token(folder: Path) -> int:
     """Of the attempt that has the folder; 0: none has. Raises `DamagedTokenError`."""
     path = folder / _TOKEN
     try:
-        return int(path.read_text())
+        token = int(path.read_text())
     except FileNotFoundError:
         return 0
     except ValueError as error:
         raise DamagedTokenError(path) from error
+    if not 0 <= token < _NO_TOKEN:
+        raise DamagedTokenError(path)
+    return token
 
 
 @contextmanager

@@ -46,14 +46,15 @@ class RunLease:
         events: Sequence[bytes],
         progress: bytes,
         *,
-        has_saved: bool = False,
+        saved: str = "",
     ) -> None:
         """Adds events, numbered from `first_number` within this attempt, and stores the progress.
 
-        has_saved: the next attempt goes on from where this one is, so its deliveries count anew.
+        saved: where the next attempt would go on, in words that sort by how far that is; beyond
+        all before, deliveries count anew.
         Sending the same numbers again adds nothing. Raises `LeaseLostError`.
         """
-        shared = [self.owner, self._stream_length, progress, int(has_saved), first_number]
+        shared = [self.owner, self._stream_length, progress, saved, first_number]
         arguments = [*shared, *events]
         if await self._append(keys=self._stream_keys, args=arguments) == b"lost":
             raise LeaseLostError

@@ -97,11 +97,11 @@ return 0
 """
 
 # Stores events and progress of the owner's attempt. Events are numbered from 1 within an attempt,
-# so that a batch whose answer was lost can be sent again. One that tells of a save is progress that
+# so that a batch whose answer was lost can be sent again. A save beyond all before is progress that
 # the next attempt begins with: the attempts are counted anew.
 APPEND = """
 local run, events = unpack(KEYS)
-local owner, stream_length, progress, has_saved, first = unpack(ARGV, 1, 5)
+local owner, stream_length, progress, saved, first = unpack(ARGV, 1, 5)
 local state, holder, stored = unpack(redis.call('HMGET', run, 'state', 'owner', 'event_sequence'))
 if state ~= 'running' or holder ~= owner then return 'lost' end
 stored = tonumber(stored or '0')
@@ -113,7 +113,11 @@ for index = 6, #ARGV do
   end
 end
 redis.call('HSET', run, 'event_sequence', stored, 'progress', progress)
-if has_saved == '1' then redis.call('HSET', run, 'delivery_count', 0) end
+if saved > (redis.call('HGET', run, 'saved') or '') then
+  redis.call('HSET', run, 'saved', saved, 'delivery_count', 0)
+  -- Whoever has read the count decides again.
+  redis.call('HINCRBY', run, 'version', 1)
+end
 return 'held'
 """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from services.trainer.jobs.errors import (
     LeaseLostError,
     RunNotFoundError,
     StaleRecordError,
+    UnreadableRecordError,
 )
 from services.trainer.jobs.records import (
     Field,
@@ -116,11 +117,11 @@ class RunStore:
         return await self.get(run_id.decode()) if run_id else None
 
     async def get(self, run_id: str) -> RunRecord:
-        """Reads one run. Raises `RunNotFoundError`."""
+        """Reads one run. Raises `RunNotFoundError` and `UnreadableRecordError`."""
         fields = await self._client.hgetall(keys.run_key(run_id))
         if not fields:
             raise RunNotFoundError(run_id)
-        return record_from_fields(run_id, fields)
+        return _read(run_id, fields)
 
     async def state(self, run_id: str) -> State:
         """Reads the state alone. Raises `RunNotFoundError`."""
@@ -223,13 +224,15 @@ class RunStore:
         arguments = [record.version, flag, detail]
         _raise_unless_done(await self._request(keys=[keys.run_key(record.run_id)], args=arguments))
 
-    async def next_ready(self, device_classes: Sequence[str]) -> str:
-        """The waiting run whose turn it is among those of the classes; "" without one."""
+    async def next_ready(self, device_classes: Sequence[str], without: Collection[str] = ()) -> str:
+        """The waiting run whose turn it is among those of the classes, `without` some; "": none."""
         pipeline = self._client.pipeline(transaction=False)
         for name in device_classes:
-            pipeline.zrange(keys.ready_key(name), 0, 0, withscores=True)
-        first = [(turn, run_id) for found in await pipeline.execute() for run_id, turn in found]
-        return min(first)[1].decode() if first else ""
+            pipeline.zrange(keys.ready_key(name), 0, len(without), withscores=True)
+        first = [
+            (turn, run_id.decode()) for found in await pipeline.execute() for run_id, turn in found
+        ]
+        return min((one for one in first if one[1] not in without), default=(0, ""))[1]
 
     async def mark_sent(self, run_id: str) -> None:
         """Notes that the run has its queue message."""
@@ -255,14 +258,20 @@ def now_milliseconds() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _readable(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord:
-    """The record, or one that says what is wrong with it: damage, or a newer version's state."""
+def _read(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord:
     try:
         return record_from_fields(run_id, fields)
     except (ValueError, DecodeError) as error:
-        logger.exception("record cannot be read", extra={"run_id": run_id})
-        detail = f"this run's record cannot be read by this version of the trainer ({error})"
-        return RunRecord(trainer_pb2.Run(run_id=run_id, status_detail=detail), 0, "", 0, "")
+        raise UnreadableRecordError(run_id, error) from error
+
+
+def _readable(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord:
+    """The record, or one that says what is wrong with it."""
+    try:
+        return _read(run_id, fields)
+    except UnreadableRecordError as error:
+        logger.warning("record left out", extra={"run_id": run_id, "reason": str(error)})
+        return RunRecord(trainer_pb2.Run(run_id=run_id, status_detail=str(error)), 0, "", 0, "")
 
 
 def _raise_unless_done(outcome: bytes) -> None:

@@ -66,8 +66,8 @@ class EventRelay:
             count = min(_BATCH, len(self._waiting))
             self._in_flight = [self._waiting.popleft() for _ in range(count)]
         batch = [event.SerializeToString() for event in self._in_flight]
-        has_saved = any(event.HasField("checkpoint_saved") for event in self._in_flight)
-        await self._lease.append(self._stored + 1, batch, self._progress, has_saved=has_saved)
+        saved = max(map(_saved_position, self._in_flight))
+        await self._lease.append(self._stored + 1, batch, self._progress, saved=saved)
         self._stored += len(batch)
         self._in_flight = []
 
@@ -80,3 +80,11 @@ class EventRelay:
         else:
             self._waiting.popleft()
         self.dropped += 1
+
+
+def _saved_position(event: trainer_pb2.RunEvent) -> str:
+    """How far what the event says is saved goes, in words that sort; "" for other events."""
+    if not event.HasField("checkpoint_saved"):
+        return ""
+    saved = event.checkpoint_saved
+    return f"{saved.step:020d} {saved.windows_done:010d} {saved.stages_done:010d}"

@@ -48,7 +48,8 @@ class RunDirectory:
         lives, are refused by the higher number.
         """
         earlier = 0
-        with suppress(DamagedTokenError):  # whoever begins replaces it
+        # Who begins replaces a damaged one; of a folder that cannot be read `prepare` says so.
+        with suppress(DamagedTokenError, OSError):
             earlier = newest_token(self.path)
         return max(run.attempt_count, earlier) + 1
 

@@ -51,7 +51,10 @@ class TrainerWorkerSettings(BaseSettings):
     )
     heartbeat_seconds: float = Field(default=5.0, gt=0, description="pause between heartbeats")
     poll_seconds: float = Field(
-        default=1.0, gt=0, description="pause between looks at the cancel flag and lease renewals"
+        default=1.0,
+        gt=0,
+        description="pause between looks at the cancel flag and lease renewals; at most a third of "
+        "ELITE_TRAINER_LEASE_SECONDS",
     )
     cancel_grace_seconds: float = Field(
         default=60.0, ge=0, description="from SIGTERM to SIGKILL for an engine that is cancelled"
@@ -78,7 +81,7 @@ class TrainerWorkerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _renews_in_time(self) -> Self:
-        """A lease outlives two renewals that fail."""
+        """A lease outlives two renewals that fail at once."""
         lease_seconds = self.trainer.lease_seconds
         if 3 * self.poll_seconds > lease_seconds:
             raise ValueError(

@@ -7,9 +7,15 @@ a run of a higher priority overtakes, and messages of runs that were cancelled d
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from elite.trainer.v1 import trainer_pb2
-from services.trainer.jobs.errors import LeasedError, RunNotFoundError, StaleRecordError
+from services.trainer.jobs.errors import (
+    LeasedError,
+    RunNotFoundError,
+    StaleRecordError,
+    UnreadableRecordError,
+)
 from services.trainer.jobs.records import Field, RunRecord
 from services.trainer.jobs.states import (
     CANCELLED,
@@ -44,28 +50,30 @@ async def take_up(
     to do when no run waits, or when it was taken up too often, which makes it FAILED here.
     """
     left_alone: set[str] = set()
-    while (wanted := await _whose_turn(store, run_id, settings)) not in left_alone:
+    while (wanted := await _whose_turn(store, run_id, settings, left_alone)) not in left_alone:
         try:
             return await _walk_to_running(store, wanted, settings)
         except StaleRecordError:
             continue
-        except (RunNotFoundError, LeasedError, _NotForUsError) as error:
+        except (RunNotFoundError, LeasedError, UnreadableRecordError, _NotForUsError) as error:
             logger.info("leaving run alone", extra={"run_id": wanted, "reason": str(error)})
             left_alone.add(wanted)
     return None
 
 
-async def _whose_turn(store: RunStore, run_id: str, settings: TrainerWorkerSettings) -> str:
+async def _whose_turn(
+    store: RunStore, run_id: str, settings: TrainerWorkerSettings, left_alone: Collection[str]
+) -> str:
     try:
         record = await store.get(run_id)
-    except RunNotFoundError:
+    except (RunNotFoundError, UnreadableRecordError):
         pass
     else:
         holder = await store.lease_owner(run_id)
         is_lost = not holder or holder == lease_owner() or is_dead_sibling(holder)
-        if record.run.state == RUNNING and is_lost:
+        if record.run.state == RUNNING and is_lost and run_id not in left_alone:
             return run_id
-    return await store.next_ready(settings.device_classes) or run_id
+    return await store.next_ready(settings.device_classes, left_alone) or run_id
 
 
 async def _walk_to_running(

@@ -65,6 +65,8 @@ def test_a_step_of_the_engine_takes_what_was_predicted(model_id: str, set_name: 
 # Where attention or the MLP is wider than any published model has it, the peak is elsewhere.
 WIDE_ATTENTION = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 32,
                   "num_key_value_heads": 8, "head_dim": 64}  # fmt: skip
+PUBLISHED = {"hidden_size": 512, "intermediate_size": 1792, "num_attention_heads": 8,
+             "num_key_value_heads": 2, "head_dim": 64}  # fmt: skip
 SMALL = {"num_hidden_layers": 2, "vocab_size": 1024, "max_position_embeddings": 8192,
          "pad_token_id": 0, "tie_word_embeddings": False}  # fmt: skip
 SHAPES: dict[str, dict[str, object]] = {
@@ -76,6 +78,15 @@ SHAPES: dict[str, dict[str, object]] = {
     "ernie4_5": WIDE_ATTENTION,
     "cohere": WIDE_ATTENTION,
     "gemma3_text": WIDE_ATTENTION | {"sliding_window": 8192},
+    "exaone4": WIDE_ATTENTION | {"sliding_window": 8192, "layer_types": ["full_attention"] * 2},
+    "hunyuan_v1_dense": WIDE_ATTENTION,
+    "ministral3": WIDE_ATTENTION,
+    "seed_oss": WIDE_ATTENTION,
+    "arcee": PUBLISHED,
+    "glm": PUBLISHED,
+    "helium": PUBLISHED | {"num_key_value_heads": 8},
+    "ministral": PUBLISHED | {"sliding_window": 8192},
+    "cwm": PUBLISHED | {"sliding_window": 8192, "layer_types": ["full_attention"] * 2},
     "nemotron": {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8,
                  "num_key_value_heads": 8, "head_dim": 64},
 }  # fmt: skip

@@ -24,6 +24,7 @@ from services.trainer.jobs.errors import (
     LeaseLostError,
     RunNotFoundError,
     StaleRecordError,
+    UnreadableRecordError,
 )
 from services.trainer.jobs.events import EventStream
 from services.trainer.jobs.identifiers import new_run_id
@@ -62,9 +63,12 @@ async def open_store(valkey: Valkey) -> AsyncIterator[tuple[RunStore, Any]]:
         await client.aclose()
 
 
-async def a_run(store: RunStore, *states: State, request_id: str = "") -> str:
+async def a_run(
+    store: RunStore, *states: State, request_id: str = "", device_class: str = ""
+) -> str:
     """Creates a run and walks it through `states`."""
     run = trainer_pb2.Run(run_id=new_run_id(), request_id=request_id, state=PENDING)
+    run.device_class = device_class
     run.spec.plan.CopyFrom(a_plan())
     run_id = await store.create(run, "fingerprint")
     assert run_id is not None
@@ -236,7 +240,9 @@ async def test_two_workers_race_a_thousand_times_and_tokens_only_grow(
             await store.change(run_id, lambda _, step=drained: step)
 
 
-@pytest.mark.parametrize(("token", "attempt"), [("7", 8), ("1", 3), ("seven", 3), (None, 3)])
+@pytest.mark.parametrize(
+    ("token", "attempt"), [("7", 8), ("1", 3), ("seven", 3), ("99999999999", 3), (None, 3)]
+)
 async def test_an_attempt_is_above_those_a_restored_store_knows_nothing_of(
     valkey: Valkey, tmp_path: Path, token: str | None, attempt: int
 ) -> None:
@@ -308,21 +314,26 @@ async def test_batch_sent_twice_is_stored_once(valkey: Valkey) -> None:
         assert await client.xlen(keys.events_key(run_id)) == before + 3
 
 
-async def test_a_quiet_run_is_watched_with_any_timeout_of_redis(valkey: Valkey) -> None:
-    short = TrainerSettings(redis_url=valkey.socket_url, redis_timeout_seconds=0.3)
-    client = async_client(short)
-    store = RunStore(client, STREAM_LENGTH)
-    run_id = await a_run(store, PLANNED)
+@pytest.mark.parametrize(("timeout_seconds", "block"), [(60.0, 1000), (2.0, 1000), (0.3, 150)])
+async def test_a_watch_waits_less_than_redis_may_take(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch, timeout_seconds: float, block: int
+) -> None:
+    blocks: list[int | None] = []
+    async with open_store(valkey) as (store, client):
+        run_id = await a_run(store, PLANNED)
+        read = client.xread
 
-    async def told() -> list[State]:
-        watching = watch_run(client, store, run_id, "", 0.0, short.redis_timeout_seconds)
-        return [event.state_changed.to async for event in watching]
+        async def noted(*arguments: Any, block: int | None, **more: Any) -> Any:
+            blocks.append(block)
+            if len(blocks) == 2:  # the first had what there was
+                await store.change(run_id, lambda _: _step(CANCELLED))
+            return await read(*arguments, block=block, **more)
 
-    watching = asyncio.create_task(told())
-    await asyncio.sleep(1.0)
-    await store.change(run_id, lambda _: _step(CANCELLED))
-    assert await watching == [PENDING, PLANNED, CANCELLED]
-    await client.aclose()
+        monkeypatch.setattr(client, "xread", noted)
+        watching = watch_run(client, store, run_id, "", 0.0, timeout_seconds)
+        told = [event.state_changed.to async for event in watching]
+    assert told == [PENDING, PLANNED, CANCELLED]
+    assert set(blocks) == {block, None}
 
 
 async def test_deliveries_count_from_the_last_save(valkey: Valkey) -> None:
@@ -333,14 +344,21 @@ async def test_deliveries_count_from_the_last_save(valkey: Valkey) -> None:
         lease = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
         await lease.append(1, [b"a step"], b"")
         assert (await store.get(run_id)).delivery_count == 2
-        await lease.append(2, [b"a checkpoint"], b"", has_saved=True)
+        before = await store.get(run_id)
+        await lease.append(2, [b"a checkpoint"], b"", saved="10 0 0")
         assert (await store.get(run_id)).delivery_count == 0
+        with pytest.raises(StaleRecordError):  # it was decided by the count of before
+            await store.transition(before, _step(RESUMING))
         other = RunLease(client, run_id, "owner-2", 30, STREAM_LENGTH)
         await store.change(run_id, lambda _: _step(RESUMING))
         await store.change(run_id, lambda _: taken)
         with pytest.raises(LeaseLostError):
-            await other.append(1, [b"a checkpoint"], b"", has_saved=True)
-        assert (await store.get(run_id)).delivery_count == 2
+            await other.append(1, [b"a checkpoint"], b"", saved="20 0 0")
+        for again in ("05 0 0", "10 0 0"):  # no further than the attempt before
+            await lease.append(3, [b"a checkpoint"], b"", saved=again)
+            assert (await store.get(run_id)).delivery_count == 2
+        await lease.append(4, [b"a checkpoint"], b"", saved="10 0 7")
+        assert (await store.get(run_id)).delivery_count == 0
 
 
 @pytest.mark.parametrize("damage", [{"state": "teleporting"}, {"spec": b"\xff"}, {"version": "x"}])
@@ -348,14 +366,26 @@ async def test_a_record_that_cannot_be_read_is_listed_and_hides_no_other(
     valkey: Valkey, damage: dict[str, Any]
 ) -> None:
     async with open_store(valkey) as (store, client):
-        first, damaged, last = [await a_run(store) for _ in range(3)]
+        await client.flushall()
+        first, damaged, last = [await a_run(store, PLANNED, device_class="cpu") for _ in range(3)]
         await client.hset(keys.run_key(damaged), mapping=damage)
+        with pytest.raises(
+            UnreadableRecordError, match=f"{damaged} cannot be read by this version"
+        ):
+            await store.get(damaged)
         records = await store.get_many([first, damaged, last])
         found = {record.run_id: record.run for record in records}
         assert list(found) == [first, damaged, last]
-        assert found[first].state == found[last].state == PENDING
+        assert found[first].state == found[last].state == PLANNED
         assert found[damaged].state == trainer_pb2.RUN_STATE_UNSPECIFIED
         assert "cannot be read" in found[damaged].status_detail
+        # Nor does it stop the queue: its message, or another's, takes up those behind it.
+        worker_settings = _worker_settings(valkey).model_copy(update={"device_classes": ("cpu",)})
+        for message, taken in ((damaged, first), (last, last)):
+            record = await take_up(store, message, worker_settings)
+            assert record is not None
+            assert record.run_id == taken
+        assert await take_up(store, damaged, worker_settings) is None
 
 
 @pytest.mark.parametrize(

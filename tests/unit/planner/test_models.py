@@ -143,6 +143,7 @@ def test_a_model_goes_by_its_hub_id_too() -> None:
             model_by_id(name)
 
 
+FULL = ["full_attention"] * 2
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 64,
@@ -359,3 +360,28 @@ def test_any_config_is_read_or_refused_by_field(family: str, changes: dict[str, 
     assert 0 <= shape.windowed_layer_count <= shape.layer_count
     verdicts = plan(load_ladder(), shape, machine(), Constraints()).verdicts
     assert all(verdict.fits or verdict.remedy for verdict in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing"),
+    [
+        ({"model_type": "olmo3", "sliding_window": None}, "sliding_window"),
+        ({"model_type": "cohere2", "sliding_window": None, "layer_types": FULL}, "sliding_window"),
+        ({"model_type": "exaone4", "sliding_window": None}, "sliding_window"),
+        ({"model_type": "hunyuan_v1_dense"}, "head_dim"),
+        ({"model_type": "helium"}, "head_dim"),
+        ({"model_type": "nemotron"}, "num_key_value_heads"),
+    ],
+)
+def test_a_config_that_its_class_fails_on_is_refused_by_field(
+    fields: dict[str, object], missing: str
+) -> None:
+    with pytest.raises(ServiceError, match=rf"model\.config_json\.{missing}: is (None|missing), "):
+        heads = {} if missing == "num_key_value_heads" else {"num_key_value_heads": 4}
+        model_from_config(json.dumps(LLAMA | heads | fields))
+
+
+def test_a_window_that_nothing_has_may_be_none_where_the_class_bears_it() -> None:
+    fields = {"model_type": "exaone4", "sliding_window": None, "layer_types": FULL}
+    shape = model_from_config(json.dumps(LLAMA | fields | {"num_key_value_heads": 4}))
+    assert (shape.windowed_layer_count, shape.sliding_window) == (0, 0)

@@ -429,20 +429,22 @@ class Evaluated(_message.Message):
     def __init__(self, before_training: _Optional[bool] = ..., loss: _Optional[float] = ..., window_count: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class CheckpointSaved(_message.Message):
-    __slots__ = ("step", "path", "bytes", "stages_done", "stage_count", "seconds")
+    __slots__ = ("step", "path", "bytes", "stages_done", "stage_count", "seconds", "windows_done")
     STEP_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     STAGES_DONE_FIELD_NUMBER: _ClassVar[int]
     STAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_DONE_FIELD_NUMBER: _ClassVar[int]
     step: int
     path: str
     bytes: int
     stages_done: int
     stage_count: int
     seconds: float
-    def __init__(self, step: _Optional[int] = ..., path: _Optional[str] = ..., bytes: _Optional[int] = ..., stages_done: _Optional[int] = ..., stage_count: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    windows_done: int
+    def __init__(self, step: _Optional[int] = ..., path: _Optional[str] = ..., bytes: _Optional[int] = ..., stages_done: _Optional[int] = ..., stage_count: _Optional[int] = ..., seconds: _Optional[float] = ..., windows_done: _Optional[int] = ...) -> None: ...
 
 class AdapterSaved(_message.Message):
     __slots__ = ("path", "bytes")

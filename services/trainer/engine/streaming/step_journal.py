@@ -36,9 +36,10 @@ _FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class SavedStep:
-    """What was saved: stages done of all those of a window, bytes written, seconds it took."""
+    """What was saved: windows done, stages done of all those of the next one; bytes and seconds."""
 
     step: int
+    windows_done: int
     stages_done: int
     stage_count: int
     bytes: int
@@ -170,7 +171,7 @@ class StepJournal:
         if written_bytes is None:
             return
         seconds = time.perf_counter() - started
-        self.hooks.saved(SavedStep(self._step, *stages, written_bytes, seconds))
+        self.hooks.saved(SavedStep(self._step, len(self._losses), *stages, written_bytes, seconds))
         if stops:
             raise StopRequested
 

@@ -19,17 +19,17 @@ class FlakyStore:
         self.events: list[trainer_pb2.RunEvent] = []
         self.is_up = True
         self.loses_answers = 0
-        self.saves = 0
+        self.saved: list[str] = []
         self.has_two = asyncio.Event()
         self.answers = asyncio.Event()
         self.answers.set()
 
     async def append(
-        self, first_number: int, events: Sequence[bytes], _progress: bytes, *, has_saved: bool
+        self, first_number: int, events: Sequence[bytes], _progress: bytes, *, saved: str
     ) -> None:
         if not self.is_up:
             raise ConnectionError("down")
-        self.saves += has_saved
+        self.saved.append(saved)
         for number, event in enumerate(events, first_number):
             if number > len(self.events):
                 assert number == len(self.events) + 1
@@ -70,14 +70,20 @@ async def test_lost_answer_stores_nothing_twice() -> None:
     assert store.events == [step(number) for number in range(4)]
 
 
-async def test_a_batch_with_a_checkpoint_says_that_something_was_saved() -> None:
+async def test_batches_say_how_far_what_they_saved_goes() -> None:
     store = FlakyStore()
     relay = relay_to(store)
-    for news, saves in (((step(1),), 0), ((step(2), checkpoint(2), step(3)), 1), ((step(4),), 1)):
-        for event in news:
+    inside = trainer_pb2.CheckpointSaved(step=9, windows_done=2, stages_done=70)
+    batches = (
+        [step(1)], [step(2), checkpoint(2), step(3)], [checkpoint(9)],
+        [trainer_pb2.RunEvent(checkpoint_saved=inside)], [checkpoint(10)], [step(4)],
+    )  # fmt: skip
+    for batch in batches:
+        for event in batch:
             relay.add(event, PROGRESS)
         await relay.flush()
-        assert store.saves == saves
+    assert store.saved[0] == store.saved[-1] == ""
+    assert store.saved[:-1] == sorted(set(store.saved))
 
 
 async def test_outage_is_waited_out() -> None:
