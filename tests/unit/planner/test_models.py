@@ -376,9 +376,10 @@ def test_any_config_is_read_or_refused_by_field(family: str, changes: dict[str, 
 def test_a_config_that_its_class_fails_on_is_refused_by_field(
     fields: dict[str, object], missing: str
 ) -> None:
+    heads = {} if missing == "num_key_value_heads" else {"num_key_value_heads": 4}
+    config = json.dumps(LLAMA | heads | fields)
     with pytest.raises(ServiceError, match=rf"model\.config_json\.{missing}: is (None|missing), "):
-        heads = {} if missing == "num_key_value_heads" else {"num_key_value_heads": 4}
-        model_from_config(json.dumps(LLAMA | heads | fields))
+        model_from_config(config)
 
 
 def test_a_window_that_nothing_has_may_be_none_where_the_class_bears_it() -> None:
