@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.planner.adapters import Adapters
-from services.planner.architectures import Mlp, Norm, QueryKeyNorm
+from services.planner.architectures import Mlp, Norm, NormPlaces, QueryKeyNorm
 from services.planner.arithmetic import Number, maximum
 from services.planner.kept_activations import FLOAT32_BYTES, KeptActivations
 from services.planner.models import ModelShape
@@ -22,7 +22,7 @@ from services.planner.tracing import Traced
 # five fp32 tensors and, in 16 bit, the incoming gradient; in fp32 that is the residual's too.
 _NORM_BACKWARD = {2: 22, 4: 24}
 # The same for the norm before the head, whose input nothing else keeps.
-_FINAL_NORM_BACKWARD = {2: 20, 4: 21}
+_FINAL_NORM_BACKWARD = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,10 @@ class LayerActivations:
         is the stored boundary, counted elsewhere.
     input_norm_kept: the part of `kept` that the norm of the layer's input keeps, or without one the
         input; the first layer's input needs no gradient, and its norm keeps nothing.
+    first_norm: what the first layer of all does not keep: its input's norm; 0 without one.
     boundary: the layer's input (formula layer-boundary).
     forward: largest working set of a forward that keeps nothing (formula layer-forward).
+    last_tensor: of a forward that keeps all there is, what is not kept at its end.
     moments: bytes at each moment of backward that can be its peak; input_moments: at those that
         only a layer has whose input needs a gradient; recompute_moments: of the forward before.
     final_norm: working set of the backward of the norm before the head, its kept input included.
@@ -57,8 +59,10 @@ class LayerActivations:
     kept: PerToken
     input_kept: Number
     input_norm_kept: Number
+    first_norm: Number
     boundary: Number
     forward: Number
+    last_tensor: Number
     moments: tuple[PerToken, ...]
     input_moments: tuple[PerToken, ...]
     recompute_moments: tuple[PerToken, ...]
@@ -82,7 +86,14 @@ class LayerActivations:
 
     def backward_over_kept(self, rank: Number) -> Number:
         """The same beyond what is kept, for a layer that was not checkpointed."""
-        return self.backward(rank) + self.input_kept - self.kept.at(rank)
+        return _largest((*self.moments, *self.input_moments), rank) - self.kept.at(rank)
+
+    def forward_over_kept(self, rank: Number) -> Number:
+        """Working set of such a layer's forward beyond what it keeps."""
+        if not self.recompute_moments:
+            return self.last_tensor
+        recompute = _largest(self.recompute_moments, rank)
+        return maximum(self.last_tensor, recompute - self.kept.at(rank))
 
     def traced(self) -> LayerActivations:
         """The same with numbers that remember."""
@@ -92,8 +103,10 @@ class LayerActivations:
             ),
             input_kept=Traced(self.input_kept, "layer_input"),
             input_norm_kept=Traced(self.input_norm_kept, "input_norm"),
+            first_norm=Traced(self.first_norm, "first_norm"),
             boundary=Traced(self.boundary, "boundary"),
             forward=Traced(self.forward, "layer_forward"),
+            last_tensor=Traced(self.last_tensor, "last_tensor"),
             moments=_traced(self.moments, "layer_backward"),
             input_moments=_traced(self.input_moments, "input_backward"),
             recompute_moments=_traced(self.recompute_moments, "recompute"),
@@ -144,8 +157,10 @@ def layer_activations(
         kept=PerToken(kept.total, kept.per_rank),
         input_kept=kept.layer_input,
         input_norm_kept=kept.input_norm,
+        first_norm=0 if model.architecture.norms is NormPlaces.POST else kept.norm,
         boundary=element_bytes * model.hidden_size,
         forward=_forward(model, element_bytes),
+        last_tensor=element_bytes * model.intermediate_size,
         moments=_undominated(moments),
         input_moments=() if has_both else (in_norm,),
         recompute_moments=_recompute_moments(model, kept, element_bytes),
@@ -160,8 +175,17 @@ def _backward_moments(
     architecture = model.architecture
     hidden, intermediate = model.hidden_size, model.intermediate_size
     after_norm = kept.norm if architecture.norm_after_mlp else 0
-    in_mlp = kept.total - after_norm + element * (kept.mlp_gradients * intermediate + hidden)
-    in_mlp += kept.extra_in_mlp()
+    if kept.last_own:
+        # The adapter's gradient of its own input; of a square, that of it all and three more.
+        adapter = kept.adapter_element
+        in_mlp = kept.total - after_norm + element * (1 + (adapter != element)) * hidden
+        if model.activation == "relu2":
+            in_mlp += 4 * element * intermediate - kept.last_own
+        else:
+            in_mlp += adapter * intermediate
+    else:
+        in_mlp = kept.total - after_norm + element * (kept.mlp_gradients * intermediate + hidden)
+        in_mlp += kept.extra_in_mlp()
     at_work = _norm_backward(model, element)
     if architecture.norm_after_mlp:
         in_norm = kept.total + (at_work + element * kept.drops) * hidden
@@ -178,19 +202,36 @@ def _norm_backward(model: ModelShape, element: int) -> int:
 def _recompute_moments(
     model: ModelShape, kept: KeptActivations, element: int
 ) -> tuple[PerToken, ...]:
-    """Bytes in the recompute of an MLP whose gate and up projection are one product.
+    """Bytes in the recompute of the MLP: at its widest product, and at its end.
 
-    Beside that: the residual's cast and the output's sum. Stock has the last linear's output too,
-    which the streaming executor's recompute leaves out.
+    An adapter makes its product and that scaled, beside the linear's own; where it reads the input
+    as it is, that is a peak of a gate and up projection in one only. Adapters with inputs of their
+    own have more of them at the end than backward begins with.
     """
-    if model.architecture.mlp is not Mlp.GATED_FUSED:
-        return ()
-    hiddens = (element != FLOAT32_BYTES) + (1 if kept.streaming else 2)
-    # The product, what the adapter adds to it in its own dtype, and that scaled.
-    outputs = 2 * model.intermediate_size * (element + 2 * kept.adapter_element)
-    casts = kept.adapter_element * (kept.adapter_element != element)
-    width = outputs + (element * hiddens + casts) * model.hidden_size
-    return (PerToken(kept.before_product + width, kept.less_rank),)
+    hidden, intermediate = model.hidden_size, model.intermediate_size
+    fused = model.architecture.mlp is Mlp.GATED_FUSED
+    own, adapter = not kept.shares_inputs, kept.adapter_element
+    after = model.architecture.norm_after_mlp
+    # The gradient that came in, of the last linear, and scaled; without a kept one the MLP's input.
+    standing = kept.total - (kept.norm if after else 0) + element * (kept.residual + hidden)
+    if after:
+        standing += (FLOAT32_BYTES * hidden) * (own and element != FLOAT32_BYTES)
+    elif kept.adapts_last and not (kept.streaming and kept.shares_inputs):
+        standing += (adapter + element * (adapter != element)) * hidden
+    if model.architecture.scaled_embeddings and not kept.streaming:
+        standing += element * hidden
+    if own and model.architecture.norms is not NormPlaces.POST:
+        standing += element * hidden
+    moments = []
+    if kept.adapts_widest:
+        width = (1 + fused) * intermediate
+        made = element * kept.activation * intermediate * (model.architecture.mlp is Mlp.GATED)
+        at_product = made + (element + 2 * adapter) * width - kept.mlp - kept.last_own
+        moments.append(PerToken(standing + at_product, kept.less_rank))
+    if kept.last_own:
+        at_end = element * (intermediate + hidden) + 2 * adapter * hidden * after
+        moments.append(PerToken(standing + at_end, kept.per_rank))
+    return _undominated(tuple(moments)) if moments else ()
 
 
 def _attention_moments(
@@ -214,7 +255,13 @@ def _attention_moments(
         gradients = 2 * element * (query + key_value)
     moments = [
         kept.attention + gradients + wide,
-        *(kept.query_key_norms + rotated + moment for moment in _rotary_moments(model, element)),
+        *(
+            kept.query_key_norms
+            + rotated
+            + hidden * (architecture.parallel and not kept.streaming)
+            + moment
+            for moment in _rotary_moments(model, element)
+        ),
         *(moment + wide for moment in _query_key_norm_moments(model, element)),
     ]
     standing = kept.for_attention + hidden
@@ -281,7 +328,7 @@ def _workspace_moment(
 
 def _final_norm(model: ModelShape, element: int) -> int:
     native = model.architecture.norm is Norm.LAYER
-    return (4 * element if native else _FINAL_NORM_BACKWARD[element]) * model.hidden_size
+    return (5 * element if native else _FINAL_NORM_BACKWARD) * model.hidden_size
 
 
 def _forward(model: ModelShape, element: int) -> int:

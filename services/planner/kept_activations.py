@@ -14,7 +14,6 @@ from services.planner.models import Linear, ModelShape
 FLOAT32_BYTES = 4
 # Tensors an activation of one kernel leaves behind: its input and its output.
 _NATIVE_ACTIVATION = 2
-_MLP_WIDTH = "intermediate"
 _ATTENTION_WIDTHS = frozenset({"query", "key_value", "query_key_value"})
 
 
@@ -40,6 +39,10 @@ class KeptActivations:
         # Outputs of the A matrices, and what the adapters make of their inputs by themselves.
         self.per_rank = self.adapter_element * len(self._linears)
         self.own_inputs = self._own_inputs(self._linears)
+        last = model.architecture.linears[-1].name
+        widest = model.architecture.linears[-2].name
+        self.adapts_last, self.adapts_widest = adapters.targets(last), adapters.targets(widest)
+        self.last_own = self._own_inputs([one for one in self._linears if one.name == last])
         self.rotary, self.query_key_norms = self._rotary(), self._query_key_norms()
         self.attention = self._attention()
         self.total = self._norms() + self.attention + self.mlp + self.own_inputs
@@ -67,23 +70,11 @@ class KeptActivations:
         a plain one with a native activation one, when the adapter adds to it. The backward of a
         square makes three.
         """
-        if self._squares:
+        if self._model.activation == "relu2":
             return 3
         one = self._model.architecture.mlp is Mlp.PLAIN and self.activation == _NATIVE_ACTIVATION
-        adds = self.streaming and self._reads(_MLP_WIDTH, attention=False)
+        adds = self.streaming and self._reads("intermediate", attention=False)
         return 1 if one and adds else 2
-
-    @property
-    def before_product(self) -> int:
-        """What is kept in the middle of the MLP, before anything as wide as it is."""
-        names = {row.name for row in self._model.architecture.linears if row.inputs == _MLP_WIDTH}
-        last = [linear for linear in self._linears if linear.name in names]
-        after = self.norm if self._model.architecture.norm_after_mlp else 0
-        return self.total - self.mlp - self._own_inputs(last) - after
-
-    @property
-    def _squares(self) -> bool:
-        return self._model.activation == "relu2"
 
     @property
     def for_attention(self) -> int:
@@ -119,32 +110,33 @@ class KeptActivations:
         return (self.adapter_element + mask) * sum(linear.inputs for linear in linears)
 
     def extra_in_mlp(self) -> int:
-        """More than usual, or less, at the MLP's moment, for adapters of other kinds.
+        """More than usual at the MLP's moment, without an adapter on the last linear.
 
-        Without an adapter on the last linear nothing keeps its input, and the gradients of both
-        factors of that input exist beside its own. Adapters with inputs of their own make gradients
-        of those first, in fp32 or masked: counts fitted to the oracle, see bench/results.
+        Nothing keeps its input, and the gradients of both factors of that input, or of a square,
+        exist beside its own.
         """
-        hidden, intermediate = self._model.hidden_size, self._model.intermediate_size
-        plain = self._model.architecture.mlp is Mlp.PLAIN
-        native = self.activation == _NATIVE_ACTIVATION
-        if self.drops:
-            elements = (3 if plain else 4) * hidden - intermediate
-            if plain and not native:
-                elements = -hidden
-            if self._model.architecture.norm_after_mlp:
-                elements += hidden
-        elif not self.shares_inputs:
-            elements = ((4 if native else 1) if plain else 5) * hidden
-        elif self._reads(_MLP_WIDTH, attention=False):
-            elements = 0
-        elif self._squares:
-            elements = intermediate
-        elif plain:
-            elements = (0 if native else intermediate) - hidden
-        else:
-            elements = intermediate
-        return self._element * elements
+        if self._adapts_last_as_it_is:
+            return 0
+        gated = self._model.architecture.mlp is not Mlp.PLAIN
+        makes_more = gated or self.activation != _NATIVE_ACTIVATION or self._squares
+        return self._element * self._model.intermediate_size * makes_more
+
+    @property
+    def _squares(self) -> bool:
+        return self._model.activation == "relu2"
+
+    @property
+    def _adapts_last_as_it_is(self) -> bool:
+        return self._reads("intermediate", attention=False)
+
+    @property
+    def residual(self) -> int:
+        """Channels of a residual, or of attention's output, that nothing keeps beside the MLP."""
+        architecture = self._model.architecture
+        alone = architecture.norm is Norm.RMS and self._element != FLOAT32_BYTES
+        alone = alone or (architecture.norms is NormPlaces.POST and not self.shares_inputs)
+        beside = architecture.parallel and not self.shares_inputs
+        return self._model.hidden_size * (alone or beside)
 
     def _reads(self, inputs: str, *, attention: bool) -> bool:
         """True when an adapter of this half of the layer keeps an input of this width as it is."""
@@ -161,7 +153,9 @@ class KeptActivations:
         """Bytes of the layer's own input among what is kept."""
         architecture = self._model.architecture
         width = self._element * self._model.hidden_size
-        if architecture.norms is NormPlaces.POST or architecture.norm is Norm.LAYER:
+        if architecture.norms is NormPlaces.POST:
+            return width * self._reads("hidden", attention=True)
+        if architecture.norm is Norm.LAYER:
             return width
         return width if architecture.norm is Norm.RMS and self._element == FLOAT32_BYTES else 0
 
@@ -201,7 +195,8 @@ class KeptActivations:
         rotated = query + key_value
         # Fused: the values are a view that keeps the whole projection alive.
         values = query + 2 * key_value if architecture.fused_query_key_value else key_value
-        output = query * (2 if architecture.partial_rotary else 1)
+        copied = architecture.partial_rotary and self._reads("query", attention=False)
+        output = query * (1 + copied)
         repeated = 2 * (query - key_value) if self._repeats_keys else 0
         return rotated + values + repeated + output + beside
 
@@ -226,6 +221,6 @@ class KeptActivations:
         gated = self._model.architecture.mlp is not Mlp.PLAIN
         # Gated: the up projection too. The down projection's adapter needs its input.
         tensors = self.activation + gated
-        product = self._reads(_MLP_WIDTH, attention=False)
+        product = self._reads("intermediate", attention=False)
         tensors += product if gated else product - 1
         return self._element * self._model.intermediate_size * tensors

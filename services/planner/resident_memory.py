@@ -93,11 +93,14 @@ class ResidentMemory:
         """What all layers keep for backward, on the device."""
         layers = where(self._chosen.inputs_on_device, self._model.layers, 1)
         inputs = layers * self._boundary + self._attention_outputs
-        return where(self._chosen.keeps_all, self._model.layers * self._one_kept, inputs)
+        everything = self._model.layers * self._one_kept
+        # The embeddings need no gradient: their norm keeps nothing.
+        everything = everything - self._tier.tokens * self._model.layer.first_norm
+        return where(self._chosen.keeps_all, everything, inputs)
 
     def _forward(self) -> Lines:
-        # A layer that keeps everything has its working set among what it keeps, but for one tensor.
-        last = self._model.element * self._model.intermediate
+        # A layer that keeps everything has most of its working set among what it keeps.
+        last = self._model.layer.forward_over_kept(self._tier.rank)
         working = where(self._chosen.keeps_all, last, self._model.layer.forward)
         return self._with_keys(self._kept() + self._tier.tokens * working, self._kept_layers())
 
@@ -142,7 +145,7 @@ class ResidentMemory:
         model, tokens = self._model, self._tier.tokens
         keys = layers * tokens * 2 * model.element * model.key_value
         return {
-            "activations": activations + tokens * model.shared_embedding - keys,
+            "activations": activations - keys,
             "kv": keys,
             "buffers": tokens * (TOKEN_BYTES + model.rotary),
         }

@@ -52,7 +52,6 @@ class ModelTerms:
     # Bytes per token.
     rotary: Number
     final_norm_output: Number
-    shared_embedding: Number
     layer: LayerActivations
     # (inputs or outputs) of every adapter matrix of a layer: it has rank times so many elements.
     adapter_widths: tuple[int, ...]
@@ -110,7 +109,6 @@ def model_terms(
     rotary_element = 4 if architecture.rotary_float32 else element
     # A layer of a chunk is called with the tables of its own kind only.
     tables = 1 if chosen.streaming else architecture.rotary_tables
-    native = architecture.norm is Norm.LAYER
     return ModelTerms(
         element=element,
         adapter_element=adapters.element_bytes(element),
@@ -133,8 +131,10 @@ def model_terms(
         embedding_parameters=converted.embedding_parameters,
         adapter_parameters=sum(linear.inputs + linear.outputs for linear in linears),
         rotary=tables * 2 * converted.head_size * rotary_element,
-        final_norm_output=(element if native else 4) * converted.hidden_size,
-        shared_embedding=layer.boundary if architecture.scaled_embeddings else 0,
+        final_norm_output={Norm.RMS: 4, Norm.LAYER: element, Norm.LAYER_FLOAT32: 8}[
+            architecture.norm
+        ]
+        * converted.hidden_size,
         layer=layer,
         adapter_widths=tuple(
             width for linear in linears for width in (linear.inputs, linear.outputs)
