@@ -136,7 +136,10 @@ class KeptActivations:
         alone = architecture.norm is Norm.RMS and self._element != FLOAT32_BYTES
         alone = alone or (architecture.norms is NormPlaces.POST and not self.shares_inputs)
         beside = architecture.parallel and not self.shares_inputs
-        return self._model.hidden_size * (alone or beside)
+        # Of a gated MLP behind a native norm both (counts from the oracle: StableLM).
+        gated = architecture.norm is Norm.LAYER and architecture.mlp is Mlp.GATED
+        both = gated and not self.shares_inputs
+        return self._model.hidden_size * (2 if both else alone or beside)
 
     def _reads(self, inputs: str, *, attention: bool) -> bool:
         """True when an adapter of this half of the layer keeps an input of this width as it is."""
