@@ -9,6 +9,7 @@ k key/value width, a query heads, g key/value heads, r adapter rank.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.planner.adapters import Adapters
@@ -52,7 +53,8 @@ class LayerActivations:
     forward: largest working set of a forward that keeps nothing (formula layer-forward).
     last_tensor: of a forward that keeps all there is, what is not kept at its end.
     moments: bytes at each moment of backward that can be its peak; input_moments: at those that
-        only a layer has whose input needs a gradient; recompute_moments: of the forward before.
+        only a layer has whose input needs a gradient; recompute_moments: of the forward before;
+        rotation_moments: of that while it rotates queries and keys, before it has an output.
     final_norm: working set of the backward of the norm before the head, its kept input included.
     """
 
@@ -66,12 +68,19 @@ class LayerActivations:
     moments: tuple[PerToken, ...]
     input_moments: tuple[PerToken, ...]
     recompute_moments: tuple[PerToken, ...]
+    rotation_moments: tuple[PerToken, ...]
     final_norm: Number
 
-    def backward(self, rank: Number) -> Number:
-        """Largest working set of recompute and backward beside the boundary (layer-backward)."""
+    def backward(self, rank: Number, kept_output: Number = 0) -> Number:
+        """Largest working set of recompute and backward beside the boundary (layer-backward).
+
+        kept_output: bytes a token of attention's output that waits for the recompute to take it.
+        """
         moments = (*self.moments, *self.input_moments, *self.recompute_moments)
-        return _largest(moments, rank) - self.input_kept
+        largest = _largest(moments, rank)
+        if self.rotation_moments:
+            largest = maximum(largest, _largest(self.rotation_moments, rank) + kept_output)
+        return largest - self.input_kept
 
     def first_backward(self, rank: Number) -> Number:
         """The same of the first layer, below which nothing is trained."""
@@ -110,6 +119,7 @@ class LayerActivations:
             moments=_traced(self.moments, "layer_backward"),
             input_moments=_traced(self.input_moments, "input_backward"),
             recompute_moments=_traced(self.recompute_moments, "recompute"),
+            rotation_moments=_traced(self.rotation_moments, "rotation"),
             final_norm=Traced(self.final_norm, "final_norm"),
         )
 
@@ -153,6 +163,7 @@ def layer_activations(
     moments = (*moments, *_attention_moments(model, kept, element_bytes))
     if streaming and key_chunks:
         moments = (*moments, _workspace_moment(model, kept, element_bytes, key_chunks))
+    moments = _undominated(moments)
     return LayerActivations(
         kept=PerToken(kept.total, kept.per_rank),
         input_kept=kept.layer_input,
@@ -161,9 +172,10 @@ def layer_activations(
         boundary=element_bytes * model.hidden_size,
         forward=_forward(model, element_bytes),
         last_tensor=element_bytes * model.intermediate_size,
-        moments=_undominated(moments),
+        moments=moments,
         input_moments=() if has_both else (in_norm,),
         recompute_moments=_recompute_moments(model, kept, element_bytes),
+        rotation_moments=_rotation_moments(model, kept, element_bytes, moments),
         final_norm=_final_norm(model, element_bytes),
     )
 
@@ -212,14 +224,9 @@ def _recompute_moments(
     fused = model.architecture.mlp is Mlp.GATED_FUSED
     own, adapter = not kept.shares_inputs, kept.adapter_element
     after = model.architecture.norm_after_mlp
-    # The gradient that came in, of the last linear, and scaled; without a kept one the MLP's input.
-    standing = kept.total - (kept.norm if after else 0) + element * (kept.residual + hidden)
-    if after:
-        standing += (FLOAT32_BYTES * hidden) * (own and element != FLOAT32_BYTES)
-    elif kept.adapts_last and not (kept.streaming and kept.shares_inputs):
-        standing += (adapter + element * (adapter != element)) * hidden
-    if model.architecture.scaled_embeddings and not kept.streaming:
-        standing += element * hidden
+    # Without a kept residual the MLP's input.
+    standing = kept.total - (kept.norm if after else 0) + element * kept.residual
+    standing += _gradients_at_recompute(model, kept, element)
     if own and model.architecture.norms is not NormPlaces.POST:
         standing += element * hidden
     moments = []
@@ -232,6 +239,20 @@ def _recompute_moments(
         at_end = element * (intermediate + hidden) + 2 * adapter * hidden * after
         moments.append(PerToken(standing + at_end, kept.per_rank))
     return _undominated(tuple(moments)) if moments else ()
+
+
+def _gradients_at_recompute(model: ModelShape, kept: KeptActivations, element: int) -> int:
+    """The gradient that came in, that of the last linear, and scaled."""
+    hidden, adapter = model.hidden_size, kept.adapter_element
+    gradients = element * hidden
+    if model.architecture.norm_after_mlp:
+        casts = not kept.shares_inputs and element != FLOAT32_BYTES
+        gradients += FLOAT32_BYTES * hidden * casts
+    elif kept.adapts_last and not (kept.streaming and kept.shares_inputs):
+        gradients += (adapter + element * (adapter != element)) * hidden
+    if model.architecture.scaled_embeddings and not kept.streaming:
+        gradients += element * hidden
+    return gradients
 
 
 def _attention_moments(
@@ -281,6 +302,31 @@ def _rotary_moments(model: ModelShape, element: int) -> list[int]:
     return [5 * element * query + 2 * element * key_value]
 
 
+def _rotation_moments(
+    model: ModelShape, kept: KeptActivations, element: int, others: Iterable[PerToken]
+) -> tuple[PerToken, ...]:
+    """Bytes in the recompute's rotary embedding, where an output more may put them above `others`.
+
+    What is rotated is there four times: itself, two products, their sum. Queries come first.
+    """
+    architecture = model.architecture
+    if kept.streaming:
+        return ()
+    query, key_value = element * model.query_width, element * model.key_value_width
+    in_float32 = architecture.rotates_in_float32 or architecture.rotary_float32
+    if in_float32 and element != FLOAT32_BYTES:
+        widths = _rotary_moments(model, element)
+    else:
+        widths = [4 * query + 2 * key_value, 2 * query + 5 * key_value]
+    gradients = _gradients_at_recompute(model, kept, element)
+    standing = kept.for_attention + kept.rotary + kept.query_key_norms + gradients
+    output = element * model.query_width + FLOAT32_BYTES * model.query_head_count
+    return _undominated(
+        [PerToken(standing + width, kept.rank_for_attention) for width in widths],
+        [PerToken(other.base - output, other.per_rank) for other in others],
+    )
+
+
 def _query_key_norm_moments(model: ModelShape, element: int) -> list[int]:
     """Bytes in the backward of norms of queries and of keys, of which queries' come last.
 
@@ -300,11 +346,14 @@ def _query_key_norm_moments(model: ModelShape, element: int) -> list[int]:
     ]
 
 
-def _undominated(moments: tuple[PerToken, ...]) -> tuple[PerToken, ...]:
+def _undominated(
+    moments: Iterable[PerToken], others: Iterable[PerToken] = ()
+) -> tuple[PerToken, ...]:
     """Without those that another one is above at every rank."""
     left: list[PerToken] = []
     for moment in sorted(moments, key=lambda one: (-one.base, -one.per_rank)):
-        if all(moment.per_rank > other.per_rank for other in left):
+        above = (one for one in (*left, *others) if one.base >= moment.base)
+        if all(moment.per_rank > one.per_rank for one in above):
             left.append(moment)
     return tuple(left)
 

@@ -40,7 +40,8 @@ class ResidentMemory:
         self._one_kept = tier.tokens * model.layer.kept.at(tier.rank)
         self._boundary = tier.tokens * model.layer.boundary
         output = model.element * model.query + _FLOAT32 * model.query_heads
-        self._attention_outputs = where(chosen.selective, model.layers * tier.tokens * output, 0)
+        self._kept_output = where(chosen.selective, output, 0)
+        self._attention_outputs = model.layers * tier.tokens * self._kept_output
         self._working = self._backward_working()
         self.tile_rows = self._loss_tile_rows()
         # The streaming executor works in chunks; this one takes the window as it is.
@@ -116,20 +117,21 @@ class ResidentMemory:
     def _backward_working(self) -> Number:
         layer, rank = self._model.layer, self._tier.rank
         keeps_all = self._chosen.keeps_all
-        working = where(keeps_all, layer.backward_over_kept(rank), layer.backward(rank))
-        return self._tier.tokens * maximum(working, layer.final_norm)
+        checkpointed = layer.backward(rank, self._kept_output)
+        working = where(keeps_all, layer.backward_over_kept(rank), checkpointed)
+        return self._tier.tokens * maximum(working, layer.final_norm + self._kept_output)
 
     def _backward(self) -> Lines:
         """The later of two moments: the last layer's, or the first's with all gradients made."""
         model, chosen, lora = self._model, self._chosen, self._static.lora
-        one_output = floor_divide(self._attention_outputs, model.layers)
+        one_output = self._tier.tokens * self._kept_output
         checkpointed = self._boundary + one_output
         one_layer = where(chosen.keeps_all, self._one_kept, checkpointed)
         freed = where(chosen.inputs_on_device, (model.layers - 1) * one_layer, 0)
         one_gradient = floor_divide(lora, model.layers)
         at_first_layer = lora - one_gradient > freed
         gradients = where(at_first_layer, lora, one_gradient)
-        # The recompute takes the kept output as its own.
+        # The recompute takes the kept output as its own, or has not yet come to it.
         kept = self._kept() - where(at_first_layer, freed, 0) - one_output
         lines = self._with_keys(kept + self._working, self._kept_layers())
         # A whole weight in the compute dtype, before one of the MLP's gradients is made.

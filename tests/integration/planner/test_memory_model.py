@@ -74,6 +74,7 @@ SHAPES: dict[str, dict[str, object]] = {
     "llama, full heads": WIDE_ATTENTION | {"num_key_value_heads": 32},
     "qwen3": WIDE_ATTENTION,
     "qwen3, full heads": WIDE_ATTENTION | {"num_key_value_heads": 32},
+    "granite": WIDE_ATTENTION,
     "olmo2": WIDE_ATTENTION,
     "ernie4_5": WIDE_ATTENTION,
     "cohere": WIDE_ATTENTION,
@@ -92,7 +93,10 @@ SHAPES: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("set_name", ["bfloat16", "streaming bfloat16", "streaming float32"])
+@pytest.mark.parametrize(
+    "set_name",
+    ["bfloat16", "bfloat16 selective", "streaming bfloat16", "streaming float32"],
+)
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_nobody_has_published_takes_what_was_predicted(name: str, set_name: str) -> None:
     from bench.memory import run_case
