@@ -25,8 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Plans the longest training context that fits a GPU safely, and trains it.",
-    epilog="The options above may stand anywhere on the line. Exit codes: 0 done, 1 nothing fits "
-    "or the run failed, 2 bad input, 3 a service cannot be reached, 130 interrupted.",
+    epilog="The options above may stand anywhere on the line. Exit codes: 0 done, 1 nothing fits, "
+    "the run failed or a service refused, 2 bad input, 3 a service cannot be reached, "
+    "130 interrupted.",
 )
 
 

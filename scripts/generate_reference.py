@@ -144,10 +144,7 @@ def cli_page() -> list[str]:
     """Every command and option of `elite`."""
     top = command_line()
     lines = ["# Command line", "", top.help, ""]
-    lines += ["The global options may stand anywhere on the line. Exit codes: 0 done, 1 nothing"]
-    lines += [
-        "fits or the run failed, 2 bad input, 3 a service cannot be reached, 130 interrupted."
-    ]
+    lines += [str(top.epilog).replace("The options above", "The global options")]
     lines += ["", "## Global options", "", *_parameter_table(_parameters(top))]
     for name, command in top.commands.items():
         lines += _command_lines(f"elite {name}", command)
