@@ -54,6 +54,12 @@ class Valkey:
             self._process.wait()
             self._process = None
 
+    def lose_everything(self) -> None:
+        """As a server without a disk of its own does when it is started anew."""
+        self.kill()
+        shutil.rmtree(self.directory / "appendonlydir")
+        self.start()
+
     def freeze(self) -> None:
         """Accepts connections, answers nothing."""
         assert self._process is not None

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from services.trainer.jobs import keys, scripts
-from services.trainer.jobs.errors import LeaseLostError
+from services.trainer.jobs.errors import LeaseLostError, RunNotFoundError
 
 
 class LeaseStatus(StrEnum):
@@ -19,6 +19,8 @@ class LeaseStatus(StrEnum):
     # Held, and somebody asked to pause it.
     PAUSE_REQUESTED = "pause"
     LOST = "lost"
+    # Redis has no such run: it has lost what it had.
+    GONE = "gone"
 
 
 class RunLease:
@@ -27,6 +29,7 @@ class RunLease:
     def __init__(
         self, client: Any, run_id: str, owner: str, seconds: float, event_stream_length: int
     ) -> None:
+        self._run_id = run_id
         self._keys = [keys.run_key(run_id), keys.lease_key(run_id)]
         self._stream_keys = [keys.run_key(run_id), keys.events_key(run_id)]
         self._milliseconds = int(seconds * 1000)
@@ -52,9 +55,13 @@ class RunLease:
 
         saved: where the next attempt would go on, in words that sort by how far that is; beyond
         all before, deliveries count anew.
-        Sending the same numbers again adds nothing. Raises `LeaseLostError`.
+        Sending the same numbers again adds nothing. Raises `LeaseLostError`, and
+        `RunNotFoundError` when Redis has lost the run.
         """
         shared = [self.owner, self._stream_length, progress, saved, first_number]
         arguments = [*shared, *events]
-        if await self._append(keys=self._stream_keys, args=arguments) == b"lost":
+        answer = await self._append(keys=self._stream_keys, args=arguments)
+        if answer == b"gone":
+            raise RunNotFoundError(self._run_id)
+        if answer == b"lost":
             raise LeaseLostError

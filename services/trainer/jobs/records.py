@@ -53,6 +53,22 @@ def new_record_fields(
     }
 
 
+def running_record_fields(record: RunRecord, progress: trainer_pb2.RunProgress) -> dict[str, Field]:
+    """The hash of a RUNNING run that is recorded again as its worker knows it."""
+    run = record.run
+    return {
+        **new_record_fields(run, record.fingerprint, run.created_at.ToMilliseconds()),
+        "version": record.version + 1,
+        "owner": record.owner,
+        "worker_name": run.worker_name,
+        "attempt_count": run.attempt_count,
+        "delivery_count": record.delivery_count,
+        "replan_count": run.replan_count,
+        "started_at": run.started_at.ToMilliseconds(),
+        "progress": progress.SerializeToString(),
+    }
+
+
 def record_from_fields(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord:
     """Reads a hash back. Raises `ValueError` or `DecodeError` when it is damaged."""
     run = trainer_pb2.Run(

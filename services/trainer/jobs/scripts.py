@@ -31,6 +31,23 @@ redis.call('XADD', events, 'MAXLEN', '~', stream_length, '*', 'event', event)
 return run_id
 """
 
+# Records a running run anew, as its worker knows it: Redis has lost the record. Does nothing where
+# there is one.
+RESTORE = """
+local run, events, lease, request, all_runs, state_index, classes = unpack(KEYS)
+local run_id, request_id, owner, lease_milliseconds, stream_length, event, class =
+  unpack(ARGV, 1, 7)
+if redis.call('EXISTS', run) == 1 then return 0 end
+redis.call('HSET', run, unpack(ARGV, 8))
+redis.call('SET', lease, owner, 'PX', lease_milliseconds)
+if request_id ~= '' then redis.call('SET', request, run_id, 'NX') end
+redis.call('ZADD', all_runs, 0, run_id)
+redis.call('ZADD', state_index, 0, run_id)
+redis.call('SADD', classes, class)
+redis.call('XADD', events, 'MAXLEN', '~', stream_length, '*', 'event', event)
+return 1
+"""
+
 # Moves a run to another state if its record still has the version the caller has read.
 # lease_rule: 'any'; 'free': nobody may hold the lease; 'mine': the record must name the owner.
 # A run that comes to RUNNING gets the lease, any other loses it.
@@ -83,6 +100,7 @@ local owner, lease_milliseconds = unpack(ARGV)
 local state, holder, cancel, pause = unpack(
   redis.call('HMGET', run, 'state', 'owner', 'cancel_requested', 'pause_requested'))
 local held = redis.call('GET', lease)
+if not state then return 'gone' end
 if state ~= 'running' or holder ~= owner or (held and held ~= owner) then return 'lost' end
 redis.call('SET', lease, owner, 'PX', lease_milliseconds)
 if cancel == '1' then return 'cancel' end
@@ -103,6 +121,7 @@ APPEND = """
 local run, events = unpack(KEYS)
 local owner, stream_length, progress, saved, first = unpack(ARGV, 1, 5)
 local state, holder, stored = unpack(redis.call('HMGET', run, 'state', 'owner', 'event_sequence'))
+if not state then return 'gone' end
 if state ~= 'running' or holder ~= owner then return 'lost' end
 stored = tonumber(stored or '0')
 for index = 6, #ARGV do

@@ -29,6 +29,7 @@ from services.trainer.jobs.records import (
     RunRecord,
     new_record_fields,
     record_from_fields,
+    running_record_fields,
 )
 from services.trainer.jobs.states import (
     RUNNING,
@@ -77,6 +78,7 @@ class RunStore:
         self._create = client.register_script(scripts.CREATE)
         self._transition = client.register_script(scripts.TRANSITION)
         self._request = client.register_script(scripts.REQUEST)
+        self._restore = client.register_script(scripts.RESTORE)
         self._release = client.register_script(scripts.RELEASE)
 
     async def create(self, run: trainer_pb2.Run, fingerprint: str) -> str | None:
@@ -110,6 +112,38 @@ class RunStore:
             ],
         )
         return owner_of_request.decode() or None
+
+    async def restore(
+        self, record: RunRecord, progress: trainer_pb2.RunProgress, lease_seconds: float
+    ) -> None:
+        """Records a RUNNING run anew that Redis has lost; its owner keeps the lease.
+
+        Its earlier events stay lost. Where there is a record, nothing changes.
+        """
+        run, state = record.run, record.run.state
+        detail = f"on worker {run.worker_name}; recorded again after Redis had lost the run"
+        fields = running_record_fields(record, progress) | {"detail": detail}
+        await self._restore(
+            keys=[
+                keys.run_key(run.run_id),
+                keys.events_key(run.run_id),
+                keys.lease_key(run.run_id),
+                keys.request_key(run.request_id),
+                keys.ALL_RUNS,
+                keys.state_key(state),
+                keys.DEVICE_CLASSES,
+            ],
+            args=[
+                run.run_id,
+                run.request_id,
+                record.owner,
+                int(lease_seconds * 1000),
+                self._stream_length,
+                _state_event(run.run_id, now_milliseconds(), state, state, detail),
+                run.device_class,
+                *_flat(fields),
+            ],
+        )
 
     async def find_request(self, request_id: str) -> RunRecord | None:
         """The run that this request_id has made."""

@@ -11,6 +11,7 @@ import redis
 
 from elite.trainer.v1 import trainer_pb2
 from services.trainer.jobs.cancellation import raise_if_cancelled
+from services.trainer.jobs.errors import RunNotFoundError
 from services.trainer.jobs.lease import RunLease
 
 logger = logging.getLogger("elite.trainer.worker")
@@ -49,13 +50,16 @@ class EventRelay:
             self._news.clear()
             try:
                 await self.flush()
-            except redis.RedisError as error:
+            except (redis.RedisError, RunNotFoundError) as error:
                 logger.warning("events wait for redis", extra={"error": str(error)})
                 self._news.set()
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def flush(self) -> None:
-        """Sends everything that waits. Raises `LeaseLostError` and redis-py's errors."""
+        """Sends everything that waits.
+
+        Raises redis-py's errors, `LeaseLostError` and `RunNotFoundError`.
+        """
         # One at a time: the batch under way and the numbers of its events belong together.
         async with self._sending:
             while self._in_flight or self._waiting:

@@ -53,6 +53,13 @@ class RunDirectory:
             earlier = newest_token(self.path)
         return max(run.attempt_count, earlier) + 1
 
+    def is_of(self, run: trainer_pb2.Run) -> bool:
+        """Whether the run's attempt is the last that has had the folder."""
+        try:
+            return newest_token(self.path) == run.attempt_count
+        except (DamagedTokenError, OSError):
+            return False
+
     def has_checkpoint(self) -> bool:
         """Whether an earlier attempt has left something to resume from."""
         return any((self.path / "checkpoints").glob("step-*"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -20,7 +21,7 @@ from elite.trainer.v1 import trainer_pb2
 from services.common.tracing import span
 from services.trainer.jobs.cancellation import raise_if_cancelled
 from services.trainer.jobs.connection import async_client, is_unavailable
-from services.trainer.jobs.errors import LeaseLostError
+from services.trainer.jobs.errors import LeaseLostError, RunNotFoundError
 from services.trainer.jobs.lease import LeaseStatus, RunLease
 from services.trainer.jobs.records import RunRecord
 from services.trainer.jobs.states import RESUMING, RUNNING, TERMINAL_STATES, state_name
@@ -194,6 +195,8 @@ class Attempt:
                 self._ask_to_stop(StopReason.DRAIN, self._settings.drain_grace_seconds)
             try:
                 status = await self._lease.renew()
+                if status == LeaseStatus.GONE:
+                    status = await self._record_again()
             except redis.RedisError as error:
                 logger.warning("lease not renewed", extra={"error": str(error)})
             else:
@@ -204,6 +207,15 @@ class Attempt:
                 self._engine.kill()
                 self._kill_at = float("inf")
             await asyncio.sleep(self._settings.poll_seconds)
+
+    async def _record_again(self) -> LeaseStatus:
+        """Records the run that Redis has lost, if nobody has had its folder since."""
+        if not await asyncio.to_thread(self._directory.is_of, self._record.run):
+            return LeaseStatus.LOST
+        logger.warning("redis has lost the run; recording it again", extra={"run_id": self._run_id})
+        lease_seconds = self._settings.trainer.lease_seconds
+        await self._store.restore(self._record, self._tracker.progress, lease_seconds)
+        return LeaseStatus.HELD
 
     def _watch(self) -> None:
         """Ends an engine that is over its time, or hangs; that one says where first."""
@@ -248,8 +260,7 @@ class Attempt:
         give_up_at = time.monotonic() + self._settings.store_outage_seconds
         while True:
             try:
-                await self._relay.flush()
-                await self._store.change(self._run_id, decide)
+                await self._store_end(decide)
             except LeaseLostError:
                 logger.warning("run was lost to another worker", extra={"run_id": self._run_id})
                 return None
@@ -262,6 +273,16 @@ class Attempt:
                 state = state_name(taken.target)
                 logger.info("run left", extra={"run_id": self._run_id, "state": state})
                 return taken
+
+    async def _store_end(self, decide: Callable[[RunRecord], Transition | None]) -> None:
+        """Sends what waits and takes the step; of a run that Redis has lost, when it is back."""
+        try:
+            await self._relay.flush()
+            await self._store.change(self._run_id, decide)
+        except RunNotFoundError:
+            if await self._record_again() == LeaseStatus.LOST:
+                raise LeaseLostError from None
+            await self._store_end(decide)
 
     def _unless_gone(self, record: RunRecord, step: Transition) -> Transition | None:
         """The step; nothing if an earlier try has taken it; `LeaseLostError` if others did."""

@@ -166,6 +166,50 @@ def test_store_restarts_under_a_running_engine(lonely_trainer: TrainerStack) -> 
     assert stack.wait_for(stack.create(), SUCCEEDED, FAILED).state == SUCCEEDED
 
 
+def test_store_that_lost_everything_gets_a_running_run_back(lonely_trainer: TrainerStack) -> None:
+    stack = lonely_trainer
+    worker = stack.start_worker()
+    run_id = stack.create("pause=0.1", steps=60, request_id="once")
+    stack.wait_for_steps(run_id, 2)
+    before, engine = stack.get(run_id), stack.engine_pid(run_id)
+    stack.valkey.lose_everything()
+
+    with stack.valkey.client() as client:
+        wait_until(lambda: client.exists(run_key(run_id)) == 1, "the record", stack.describe)
+    found = stack.get(run_id)
+    assert found.state == RUNNING
+    assert "recorded again after Redis had lost the run" in found.status_detail
+    assert (found.spec, found.created_at, found.started_at, found.attempt_count) == (
+        before.spec, before.created_at, before.started_at, 1,
+    )  # fmt: skip
+    assert stack.create("pause=0.1", steps=60, request_id="once") == run_id
+    assert [run.run_id for run in stack.stub.ListRuns(trainer_pb2.ListRunsRequest()).runs] == [
+        run_id
+    ]
+    # From here on all is as it was: its worker may die, and another finishes it.
+    worker.kill()
+    stack.start_worker()
+    assert stack.wait_for(run_id, SUCCEEDED, FAILED).state == SUCCEEDED
+    assert not is_alive(engine)
+    assert steps_of(stack, run_id)[-1] == 60
+    assert len(stack.starts(run_id)) == 2
+    assert stack.wait_for(stack.create(), SUCCEEDED, FAILED).state == SUCCEEDED
+
+
+def test_store_that_lost_everything_does_not_interrupt_a_run(lonely_trainer: TrainerStack) -> None:
+    stack = lonely_trainer
+    stack.start_worker()
+    run_id = stack.create("pause=0.1", steps=40)
+    stack.wait_for_steps(run_id, 2)
+    with stack.valkey.client() as client:
+        client.flushall()
+        wait_until(lambda: client.exists(run_key(run_id)) == 1, "the record", stack.describe)
+    run = stack.wait_for(run_id, SUCCEEDED, FAILED)
+    assert (run.state, run.attempt_count) == (SUCCEEDED, 1)
+    assert stack.starts(run_id) == ["resume=False"]
+    assert stack.wait_for(stack.create(), SUCCEEDED, FAILED).state == SUCCEEDED
+
+
 def test_run_that_ends_while_the_store_is_away_is_recorded(lonely_trainer: TrainerStack) -> None:
     stack = lonely_trainer
     stack.start_worker()

@@ -13,6 +13,8 @@ from redis.exceptions import ConnectionError
 
 from elite.trainer.v1 import trainer_pb2
 from services.trainer.jobs.connection import async_client
+from services.trainer.jobs.errors import RunNotFoundError
+from services.trainer.jobs.fence import Fence
 from services.trainer.jobs.identifiers import new_run_id
 from services.trainer.jobs.records import RunRecord
 from services.trainer.jobs.states import CANCELLED, PAUSED, PENDING, PLANNED, RESUMING, State
@@ -46,7 +48,13 @@ class ForgetfulStore(RunStore):
 
 
 async def _ended_with(
-    folder: Path, valkey: Valkey, wishes: Iterable[Flag], *, loses_answer: bool = False
+    folder: Path,
+    valkey: Valkey,
+    wishes: Iterable[Flag],
+    *,
+    loses_answer: bool = False,
+    loses_everything: bool = False,
+    superseded: bool = False,
 ) -> tuple[Verdict, trainer_pb2.Run]:
     """Takes a run up, asks for all of it while the worker does not look, and lets it end."""
     shared = TrainerSettings(
@@ -68,6 +76,10 @@ async def _ended_with(
     for flag in wishes:
         await store.request(await store.get(run_id), flag, "as asked")
     store.loses_answer = loses_answer
+    if loses_everything:
+        await client.flushall()
+    if superseded:
+        Fence(shared.runs_directory / run_id, record.run.attempt_count + 1).take()
     (folder / "go").touch()
     verdict = await running
     run = (await store.get(run_id)).run
@@ -99,3 +111,19 @@ async def test_what_was_asked_for_until_the_end_is_recorded_counts(
     ended, run = await _ended_with(tmp_path, valkey, wishes, loses_answer=loses_answer)
     assert (ended, run.state) == (verdict, state)
     assert run.pause_requested == (state == CANCELLED and "pause_requested" in wishes)
+
+
+async def test_an_end_that_redis_has_lost_the_run_of_is_recorded(
+    tmp_path: Path, valkey: Valkey
+) -> None:
+    ended, run = await _ended_with(tmp_path, valkey, (), loses_everything=True)
+    assert (ended, run.state) == (Verdict.REQUEUE, RESUMING)
+    assert (run.attempt_count, run.device_class) == (1, "cpu")
+    assert run.spec == a_spec(tmp_path)
+
+
+async def test_a_lost_run_whose_folder_another_attempt_has_is_not_recorded(
+    tmp_path: Path, valkey: Valkey
+) -> None:
+    with pytest.raises(RunNotFoundError):
+        await _ended_with(tmp_path, valkey, (), loses_everything=True, superseded=True)
