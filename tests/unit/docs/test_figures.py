@@ -99,3 +99,16 @@ def test_errors_of_memory_are_those_of_the_file() -> None:
         round(summary["worst_absolute_error_percent"], 1),
         round(summary["lowest_error_percent"], 1),
     ]  # fmt: skip
+
+
+def test_the_time_of_a_plan_is_that_of_the_file() -> None:
+    (line,) = (one for one in README.splitlines() if "[`planner.json`]" in one and "|" in one)
+    document = results("planner")
+    found = re.search(r"([\d.]+) ms of one core; (\d+) plans/s, 99 % within (\d+) ms", line)
+    assert found, line
+    eleven = next(one for one in document["search"]["ladders"] if one["tiers"] == 11)
+    load = document["load"]["Plan"]
+    assert [float(one) for one in found.groups()] == [
+        round(1000 * eleven["cpu_p50_seconds"], 1), round(load["per_second"]),
+        round(1000 * load["p99_seconds"]),
+    ]  # fmt: skip
