@@ -13,6 +13,7 @@ import redis
 from elite.trainer.v1 import trainer_pb2
 from services.trainer.jobs.cancellation import raise_if_cancelled
 from services.trainer.jobs.connection import is_unavailable
+from services.trainer.jobs.errors import RunNotFoundError
 from services.trainer.jobs.events import EventStream
 from services.trainer.jobs.states import TERMINAL_STATES
 from services.trainer.jobs.store import RunStore
@@ -34,8 +35,9 @@ async def watch_run(
 ) -> AsyncGenerator[trainer_pb2.RunEvent]:
     """Yields the run's events after `cursor` until the run has ended and all of them are told.
 
-    timeout_seconds: how long the client waits for an answer of Redis. Bears Redis being away for
-    `outage_seconds` at a time, then raises what redis-py raised. Raises `RunNotFoundError`.
+    timeout_seconds: how long the client waits for an answer of Redis. Bears Redis being away, or
+    having lost a run that its worker will record again, for `outage_seconds` at a time; then raises
+    what redis-py raised, or `RunNotFoundError`.
     """
     stream = EventStream(client, run_id)
     wait_seconds = min(_LONGEST_WAIT_SECONDS, timeout_seconds / 2)
@@ -48,8 +50,11 @@ async def watch_run(
             ended = await store.state(run_id) in TERMINAL_STATES
             position = position or await stream.usable_cursor(cursor)
             events = await stream.read(position, 0 if ended else wait_seconds)
-        except redis.RedisError as error:
-            if not is_unavailable(error) or time.monotonic() - last_answer > outage_seconds:
+        except (redis.RedisError, RunNotFoundError) as error:
+            passes = (
+                bool(position) if isinstance(error, RunNotFoundError) else is_unavailable(error)
+            )
+            if not passes or time.monotonic() - last_answer > outage_seconds:
                 raise
             logger.debug("watching on without redis", extra={"run_id": run_id})
             await asyncio.sleep(_RETRY_SECONDS)

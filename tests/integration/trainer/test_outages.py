@@ -201,10 +201,17 @@ def test_store_that_lost_everything_does_not_interrupt_a_run(lonely_trainer: Tra
     stack.start_worker()
     run_id = stack.create("pause=0.1", steps=40)
     stack.wait_for_steps(run_id, 2)
+    seen: list[trainer_pb2.RunEvent] = []
+    watcher = threading.Thread(target=lambda: seen.extend(stack.watch(run_id)))
+    watcher.start()
+    wait_until(lambda: len(seen) > 0, "the watcher's first event")
     with stack.valkey.client() as client:
         client.flushall()
         wait_until(lambda: client.exists(run_key(run_id)) == 1, "the record", stack.describe)
     run = stack.wait_for(run_id, SUCCEEDED, FAILED)
+    watcher.join()
+    assert seen[-1].state_changed.to == SUCCEEDED
+    assert steps_of(stack, run_id)[-1] == 40
     assert (run.state, run.attempt_count) == (SUCCEEDED, 1)
     assert stack.starts(run_id) == ["resume=False"]
     assert stack.wait_for(stack.create(), SUCCEEDED, FAILED).state == SUCCEEDED
