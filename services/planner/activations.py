@@ -159,7 +159,7 @@ def layer_activations(
     in_mlp, in_norm = _backward_moments(model, kept, element_bytes)
     # The first norm's is for the layer's input; one after the MLP every layer has.
     has_both = model.architecture.norm_after_mlp
-    moments = (in_mlp, in_norm) if has_both else (in_mlp,)
+    moments: tuple[PerToken, ...] = (in_mlp, in_norm) if has_both else (in_mlp,)
     moments = (*moments, *_attention_moments(model, kept, element_bytes))
     if streaming and key_chunks:
         moments = (*moments, _workspace_moment(model, kept, element_bytes, key_chunks))
