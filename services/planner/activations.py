@@ -238,7 +238,7 @@ def _recompute_moments(
     if kept.last_own:
         at_end = element * (intermediate + hidden) + 2 * adapter * hidden * after
         moments.append(PerToken(standing + at_end, kept.per_rank))
-    return _undominated(tuple(moments)) if moments else ()
+    return _undominated(moments)
 
 
 def _gradients_at_recompute(model: ModelShape, kept: KeptActivations, element: int) -> int:

@@ -20,8 +20,9 @@ from services.planner.arithmetic import (
     where,
 )
 from services.planner.merges import merge_traffic
+from services.planner.resident_memory import output_width
 from services.planner.static_memory import NF4_BYTES_PER_WEIGHT, STREAMED_LAYERS, layer_bytes
-from services.planner.streaming_memory import kept_layer_inputs, output_width
+from services.planner.streaming_memory import kept_layer_inputs
 from services.planner.tables import table
 from services.planner.terms import ModelTerms, SetTerms, TierTerms
 from services.planner.time_terms import FORWARD_OPERATIONS, TimeTerms

@@ -39,8 +39,7 @@ class ResidentMemory:
         }  # fmt: skip
         self._one_kept = tier.tokens * model.layer.kept.at(tier.rank)
         self._boundary = tier.tokens * model.layer.boundary
-        output = model.element * model.query + _FLOAT32 * model.query_heads
-        self._kept_output = where(chosen.selective, output, 0)
+        self._kept_output = where(chosen.selective, output_width(model), 0)
         self._attention_outputs = model.layers * tier.tokens * self._kept_output
         self._working = self._backward_working()
         self.tile_rows = self._loss_tile_rows()
@@ -156,3 +155,8 @@ class ResidentMemory:
 def logit_bytes(model: ModelTerms) -> Number:
     """One row of logits: in 16 bit beside their fp32 copy, which the loss works on in place."""
     return where(value_of(model.element) == 2, 6, 4) * model.vocabulary
+
+
+def output_width(model: ModelTerms) -> Number:
+    """Bytes per token of one layer's attention output and log-sum-exp."""
+    return model.element * model.query + _FLOAT32 * model.query_heads

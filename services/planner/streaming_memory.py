@@ -31,6 +31,7 @@ from services.planner.resident_memory import (
     SMALLEST_TILE_ROWS,
     Lines,
     logit_bytes,
+    output_width,
 )
 from services.planner.static_memory import Static
 from services.planner.terms import ModelTerms, SetTerms, TierTerms
@@ -354,11 +355,6 @@ def kept_layer_inputs(model: ModelTerms, chosen: SetTerms) -> Number:
     The first's are the embeddings; the last's are the hidden states when backward begins.
     """
     return floor_divide(maximum(model.layers - 2, 0), chosen.interval)
-
-
-def output_width(model: ModelTerms) -> Number:
-    """Bytes per token of one layer's attention output and log-sum-exp."""
-    return model.element * model.query + _FLOAT32 * model.query_heads
 
 
 def _whole_slabs(size: Number) -> Number:

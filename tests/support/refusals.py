@@ -21,3 +21,10 @@ def refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, dict[str, str]
         if detail.Unpack(bad_request):
             violations |= {v.field: v.description for v in bad_request.field_violations}
     return caught.value.code(), violations
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    """The catalogue's reason for it."""
+    info = error_details_pb2.ErrorInfo()
+    assert rpc_status.from_call(error).details[0].Unpack(info)
+    return info.reason

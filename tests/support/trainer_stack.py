@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,6 +109,18 @@ class TrainerStack:
         request = trainer_pb2.WatchRunRequest(run_id=run_id, cursor=cursor)
         for response in self.stub.WatchRun(request, timeout=PATIENCE_SECONDS):
             yield response.event
+
+    def watch_aside(self, run_id: str) -> tuple[threading.Thread, list[trainer_pb2.RunEvent]]:
+        """A thread that watches the run to its end, and the events it has seen."""
+        seen: list[trainer_pb2.RunEvent] = []
+        watcher = threading.Thread(target=lambda: seen.extend(self.watch(run_id)))
+        watcher.start()
+        return watcher, seen
+
+    def steps_of(self, run_id: str) -> list[int]:
+        """The steps that the run's events tell of, until it ends."""
+        events = self.watch(run_id)
+        return [one.step_completed.step for one in events if one.HasField("step_completed")]
 
     def wait_for(self, run_id: str, *states: trainer_pb2.RunState) -> trainer_pb2.Run:
         def arrived() -> bool:

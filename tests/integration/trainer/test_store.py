@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elite.trainer.v1 import trainer_pb2
-from services.trainer.api.watch import watch_run
 from services.trainer.jobs import keys
-from services.trainer.jobs.connection import async_client
 from services.trainer.jobs.errors import (
     IllegalTransitionError,
-    LeasedError,
-    LeaseLostError,
     RunNotFoundError,
     StaleRecordError,
     UnreadableRecordError,
 )
 from services.trainer.jobs.events import EventStream
-from services.trainer.jobs.identifiers import new_run_id
-from services.trainer.jobs.lease import LeaseStatus, RunLease
 from services.trainer.jobs.records import RunRecord
 from services.trainer.jobs.states import (
     ALL_STATES,
@@ -49,37 +41,8 @@ from services.trainer.worker.run_directory import RunDirectory
 from services.trainer.worker.settings import TrainerWorkerSettings
 from services.trainer.worker.take_up import take_up
 from tests.support.run_specs import a_plan
+from tests.support.run_store import a_run, open_store, step
 from tests.support.valkey import Valkey
-
-STREAM_LENGTH = 1000
-
-
-@asynccontextmanager
-async def open_store(valkey: Valkey) -> AsyncIterator[tuple[RunStore, Any]]:
-    client = async_client(TrainerSettings(redis_url=valkey.socket_url))
-    try:
-        yield RunStore(client, STREAM_LENGTH), client
-    finally:
-        await client.aclose()
-
-
-async def a_run(
-    store: RunStore, *states: State, request_id: str = "", device_class: str = ""
-) -> str:
-    """Creates a run and walks it through `states`."""
-    run = trainer_pb2.Run(run_id=new_run_id(), request_id=request_id, state=PENDING)
-    run.device_class = device_class
-    run.spec.plan.CopyFrom(a_plan())
-    run_id = await store.create(run, "fingerprint")
-    assert run_id is not None
-    for state in states:
-        await store.change(run_id, lambda _, target=state: _step(target))
-    return run_id
-
-
-def _step(target: State, owner: str = "owner-1") -> Transition:
-    changes: dict[str, str | bytes | int] = {"owner": owner} if target == RUNNING else {}
-    return Transition(target, "a step", changes, owner=owner, lease_seconds=30)
 
 
 async def indexed_in(client: Any, run_id: str) -> list[State]:
@@ -102,12 +65,12 @@ def test_any_sequence_of_steps_keeps_record_indexes_lease_and_events_together(
             for target in targets:
                 record = await store.get(run_id)
                 if may_become(expected, target):
-                    await store.transition(record, _step(target))
+                    await store.transition(record, step(target))
                     expected = target
                     path.append(target)
                 else:
                     with pytest.raises(IllegalTransitionError, match=run_id):
-                        await store.transition(record, _step(target))
+                        await store.transition(record, step(target))
                 await check(store, client, run_id, expected)
             events = await EventStream(client, run_id).read("0-0", 0)
             assert [event.state_changed.to for event in events] == path
@@ -137,14 +100,14 @@ async def test_a_step_on_an_old_record_changes_nothing(valkey: Valkey) -> None:
     async with open_store(valkey) as (store, client):
         run_id = await a_run(store, PLANNED)
         old = await store.get(run_id)
-        await store.transition(old, _step(CANCELLED))
+        await store.transition(old, step(CANCELLED))
         with pytest.raises(StaleRecordError):
-            await store.transition(old, _step(RUNNING))
+            await store.transition(old, step(RUNNING))
         # The same state again, by way of others: still not the record that was read.
-        await store.change(run_id, lambda _: _step(RESUMING))
-        await store.change(run_id, lambda _: _step(CANCELLED))
+        await store.change(run_id, lambda _: step(RESUMING))
+        await store.change(run_id, lambda _: step(CANCELLED))
         with pytest.raises(StaleRecordError):
-            await store.transition(replace(old, run=(await store.get(run_id)).run), _step(RESUMING))
+            await store.transition(replace(old, run=(await store.get(run_id)).run), step(RESUMING))
         assert await indexed_in(client, run_id) == [CANCELLED]
 
 
@@ -154,7 +117,7 @@ async def test_two_deciders_at_once_both_get_a_say(valkey: Valkey) -> None:
         run_id = await a_run(store, PLANNED)
 
         def cancel(record: RunRecord) -> Transition | None:
-            return _step(CANCELLED) if record.run.state in WAITING_STATES else None
+            return step(CANCELLED) if record.run.state in WAITING_STATES else None
 
         records = await asyncio.gather(*(store.change(run_id, cancel) for _ in range(10)))
         assert {record.run.state for record in records} == {CANCELLED}
@@ -268,97 +231,9 @@ async def test_message_that_arrives_before_the_api_has_noted_it(valkey: Valkey) 
         assert record.run.state == RUNNING
         # The API notes it late: nothing happens.
         noted = await store.change(
-            run_id, lambda r: _step(PLANNED) if r.run.state == PENDING else None
+            run_id, lambda r: step(PLANNED) if r.run.state == PENDING else None
         )
         assert noted.run.state == RUNNING
-
-
-async def test_lease_that_expired_in_an_outage_is_taken_again(valkey: Valkey) -> None:
-    async with open_store(valkey) as (store, client):
-        run_id = await a_run(store, PLANNED, RUNNING)
-        lease = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
-        await client.delete(keys.lease_key(run_id))
-        assert await lease.renew() is LeaseStatus.HELD
-        assert await store.lease_owner(run_id) == "owner-1"
-
-
-async def test_owner_that_was_replaced_can_do_nothing(valkey: Valkey) -> None:
-    async with open_store(valkey) as (store, client):
-        run_id = await a_run(store, PLANNED, RUNNING)
-        old = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
-        await store.change(run_id, lambda _: _step(RESUMING))
-        await store.change(run_id, lambda _: _step(RUNNING, "owner-2"))
-        before = await client.xlen(keys.events_key(run_id))
-
-        assert await old.renew() is LeaseStatus.LOST
-        with pytest.raises(LeaseLostError):
-            await old.append(1, [b"event"], b"")
-        finish = Transition(SUCCEEDED, "", lease="mine", owner="owner-1")
-        with pytest.raises(LeaseLostError):
-            await store.transition(await store.get(run_id), finish)
-        free = Transition(RESUMING, "", lease="free")
-        with pytest.raises(LeasedError):
-            await store.transition(await store.get(run_id), free)
-        assert await client.xlen(keys.events_key(run_id)) == before
-        assert await store.lease_owner(run_id) == "owner-2"
-
-
-async def test_batch_sent_twice_is_stored_once(valkey: Valkey) -> None:
-    async with open_store(valkey) as (store, client):
-        run_id = await a_run(store, PLANNED, RUNNING)
-        lease = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
-        before = await client.xlen(keys.events_key(run_id))
-        await lease.append(1, [b"", b""], b"")
-        await lease.append(1, [b"", b""], b"")
-        await lease.append(2, [b"", b""], b"")
-        assert await client.xlen(keys.events_key(run_id)) == before + 3
-
-
-@pytest.mark.parametrize(("timeout_seconds", "block"), [(60.0, 1000), (2.0, 1000), (0.3, 150)])
-async def test_a_watch_waits_less_than_redis_may_take(
-    valkey: Valkey, monkeypatch: pytest.MonkeyPatch, timeout_seconds: float, block: int
-) -> None:
-    blocks: list[int | None] = []
-    async with open_store(valkey) as (store, client):
-        run_id = await a_run(store, PLANNED)
-        read = client.xread
-
-        async def noted(*arguments: Any, block: int | None, **more: Any) -> Any:
-            blocks.append(block)
-            if len(blocks) == 2:  # the first had what there was
-                await store.change(run_id, lambda _: _step(CANCELLED))
-            return await read(*arguments, block=block, **more)
-
-        monkeypatch.setattr(client, "xread", noted)
-        watching = watch_run(client, store, run_id, "", 0.0, timeout_seconds)
-        told = [event.state_changed.to async for event in watching]
-    assert told == [PENDING, PLANNED, CANCELLED]
-    assert set(blocks) == {block, None}
-
-
-async def test_deliveries_count_from_the_last_save(valkey: Valkey) -> None:
-    async with open_store(valkey) as (store, client):
-        run_id = await a_run(store, PLANNED)
-        taken = replace(_step(RUNNING), changes={"owner": "owner-1", "delivery_count": 2})
-        await store.change(run_id, lambda _: taken)
-        lease = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
-        await lease.append(1, [b"a step"], b"")
-        assert (await store.get(run_id)).delivery_count == 2
-        before = await store.get(run_id)
-        await lease.append(2, [b"a checkpoint"], b"", saved="10 0 0")
-        assert (await store.get(run_id)).delivery_count == 0
-        with pytest.raises(StaleRecordError):  # it was decided by the count of before
-            await store.transition(before, _step(RESUMING))
-        other = RunLease(client, run_id, "owner-2", 30, STREAM_LENGTH)
-        await store.change(run_id, lambda _: _step(RESUMING))
-        await store.change(run_id, lambda _: taken)
-        with pytest.raises(LeaseLostError):
-            await other.append(1, [b"a checkpoint"], b"", saved="20 0 0")
-        for again in ("05 0 0", "10 0 0"):  # no further than the attempt before
-            await lease.append(3, [b"a checkpoint"], b"", saved=again)
-            assert (await store.get(run_id)).delivery_count == 2
-        await lease.append(4, [b"a checkpoint"], b"", saved="10 0 7")
-        assert (await store.get(run_id)).delivery_count == 0
 
 
 @pytest.mark.parametrize("damage", [{"state": "teleporting"}, {"spec": b"\xff"}, {"version": "x"}])
@@ -386,45 +261,3 @@ async def test_a_record_that_cannot_be_read_is_listed_and_hides_no_other(
             assert record is not None
             assert record.run_id == taken
         assert await take_up(store, damaged, worker_settings) is None
-
-
-@pytest.mark.parametrize(
-    ("flag", "status"),
-    [
-        ("pause_requested", LeaseStatus.PAUSE_REQUESTED),
-        ("cancel_requested", LeaseStatus.CANCEL_REQUESTED),
-    ],
-)
-async def test_a_wish_reaches_the_owner(valkey: Valkey, flag: Any, status: LeaseStatus) -> None:
-    async with open_store(valkey) as (store, client):
-        run_id = await a_run(store, PLANNED, RUNNING)
-        lease = RunLease(client, run_id, "owner-1", 30, STREAM_LENGTH)
-        record = await store.get(run_id)
-        await store.request(record, flag, "as asked")
-        with pytest.raises(StaleRecordError):
-            await store.request(record, flag, "as asked")
-        assert await lease.renew() is status
-
-
-async def test_cursor_of_no_event_reads_from_the_oldest_kept(valkey: Valkey) -> None:
-    async with open_store(valkey) as (store, client):
-        run_id = await a_run(store, PLANNED)
-        stream = EventStream(client, run_id)
-        no_event = ("99999999999999999999-0", "0-99999999999999999999", "99999999999999-5")
-        for cursor in ("", *no_event):
-            assert await stream.usable_cursor(cursor) == "0-0"
-        events = await stream.read("0-0", 0)
-        assert await stream.usable_cursor(events[0].cursor) == events[0].cursor
-        assert await stream.read(await stream.usable_cursor("1-1"), 0) == events
-        assert await stream.read(events[0].cursor, 0) == events[1:]
-        assert await stream.read(events[-1].cursor, 0.05) == []
-
-
-async def test_stream_is_bounded(valkey: Valkey) -> None:
-    async with open_store(valkey) as (store, client):
-        run_id = await a_run(store, PLANNED, RUNNING)
-        lease = RunLease(client, run_id, "owner-1", 30, event_stream_length=100)
-        for first in range(1, 3001, 500):
-            await lease.append(first, [b""] * 500, b"")
-        # "About": Redis trims whole nodes of its radix tree, 100 entries each.
-        assert await client.xlen(keys.events_key(run_id)) <= 300
