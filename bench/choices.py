@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench import step_worker
 from bench.machine import describe_machine
 from bench.rates import computes_in_16_bits, measured_profile, rates_of
 from bench.speed import Subject
+from bench.speed_worker import ProcessWorker
+from bench.step_worker import step_process
 from elite.planner.v1 import planner_pb2
-from services.common.engine_process import LIBRARY_ENVIRONMENT
 from services.planner import responses, search
 from services.planner.adapters import EVERY_LINEAR
 from services.planner.evaluation import Candidate, Evaluation
@@ -183,32 +185,31 @@ def _same(one: Candidate, other: Candidate) -> bool:
 
 
 class Runner:
-    """Runs single steps of one case's contestants, all on the same weights."""
+    """Runs single steps of one case's contestants, all on the same weights.
+
+    Either executor has a process of its own, from its first step until `close`.
+    """
 
     def __init__(self, case: Case, machine: Machine, scratch: Path) -> None:
-        for name, value in LIBRARY_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
         self._subject, self._machine = Subject.of(case.subject), machine
         self._constraints, self._scratch = case.constraints, scratch
-        # An executor, and what it keeps, are a part of how a model is set up.
-        self._models: dict[Any, Any] = {}
+        self._stack = ExitStack()
+        self._processes: dict[bool, ProcessWorker] = {}
 
     def run(self, one: Contestant) -> None:
-        """Makes the contestant's executor, which allocates its stores, and times its second step.
+        """Times a step of the contestant, whose executor and stores are made for it."""
+        streaming = one.candidate.chosen.streaming
+        if streaming not in self._processes:
+            process = step_process(streaming=streaming)
+            self._processes[streaming] = self._stack.enter_context(process)
+        timed = self._processes[streaming].ask(
+            step_worker.time_step, self._subject.config, self._plan(one.candidate), self._scratch
+        )
+        one.seconds.append(timed.seconds)
 
-        The first one touches the memory.
-        """
-        from bench import steps  # loads torch, which reads the environment once
-
-        plan, chosen = self._plan(one.candidate), one.candidate.chosen
-        steps.set_up_process(streaming=chosen.streaming)
-        kind = chosen.executor if chosen.streaming else chosen.policy
-        if kind not in self._models:
-            self._models[kind] = steps.load(self._subject.config, plan)
-        vocabulary = self._subject.shape.vocabulary_size
-        stepper = steps.stepper(self._models[kind], plan, vocabulary, self._scratch)
-        steps.timed_step(stepper)
-        one.seconds.append(steps.timed_step(stepper).seconds)
+    def close(self) -> None:
+        """Ends the processes."""
+        self._stack.close()
 
     def _plan(self, candidate: Candidate) -> planner_pb2.Plan:
         shape, budget = self._subject.shape, search.budget_for(self._machine, self._constraints)
@@ -220,8 +221,10 @@ def compare(case: Case, machine: Machine, rounds: int) -> dict[str, Any]:
     """The case as it is written. Raises `ValueError` if nothing fits its budgets."""
     everyone = contestants(case, machine)
     print(f"{case.name}: {len(everyone)} ways that fit", flush=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        runner = Runner(case, machine, Path(scratch))
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        closing(Runner(case, machine, Path(scratch))) as runner,
+    ):
         for one in everyone:
             runner.run(one)
         others = sorted(everyone[1:], key=lambda one: one.median_seconds)[:_FINALISTS]

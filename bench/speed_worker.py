@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bench import speed_steps
 
 STOCK, TILED, STREAMING = "stock", "DeepSpeed tiles", "streaming"
+# This project's other executor, which bench.time and bench.choices run too.
+RESIDENT = "resident"
 _contenders: dict[str, speed_steps.Contender] = {}
 
 
@@ -73,12 +75,12 @@ def start(executor: str) -> None:
     """Sets up this process for an executor, before the libraries load."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # of names in transformers
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if executor == STREAMING:
+    if executor in (STREAMING, RESIDENT):
         for name, value in LIBRARY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from bench import steps
 
-        steps.set_up_process(streaming=True)
+        steps.set_up_process(streaming=executor == STREAMING)
 
 
 def device_facts() -> tuple[str, int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bench.step_worker import Timed
 from elite.planner.v1 import planner_pb2
 from services.common.engine_process import (
     CHUNK_BLOCK_BYTES,
@@ -28,7 +28,6 @@ from services.trainer.engine.apply_plan import apply_plan
 from services.trainer.engine.attention import ATTENTION_NAME, register_attention
 from services.trainer.engine.dataset import TokenSequence, Windows
 from services.trainer.engine.executors import make_executor
-from services.trainer.engine.executors.streaming import StreamingExecutor
 from services.trainer.engine.models import DTYPES
 from services.trainer.engine.optimizer import make_optimizer
 from services.trainer.engine.specification import Training
@@ -46,14 +45,6 @@ _MATMULS = frozenset(
 _ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 _OPTIMIZER_STEP = "Optimizer.step#"
 _OTHERS_SHOWN = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """Wall seconds of a step, and which share of all cores this process had meanwhile."""
-
-    seconds: float
-    cpu_share: float
 
 
 def set_up_process(*, streaming: bool = False) -> None:
@@ -96,7 +87,6 @@ def stepper(
 
 def timed_step(subject: Stepper) -> Timed:
     """One optimiser step: window, forward, backward, clipping, update."""
-    set_up_process(streaming=isinstance(subject.executor, StreamingExecutor))
     started, worked = time.perf_counter(), time.process_time()
     subject.run(0)
     seconds = time.perf_counter() - started

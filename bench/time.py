@@ -1,29 +1,30 @@
 """Predicted against measured seconds of optimiser steps: `python -m bench.time [--fast]`.
 
 Measures this machine's rates, runs the engine's own steps on the CPU, case after case in rounds,
-and measures the rates again after every round: what else the machine does falls on all of them.
-Predicts every case from the rates' means, or from a profile. Writes `bench/results/time.json` and
-prints the errors.
+each in a process of its own, as a run is, and measures the rates again after every round: what else
+the machine does falls on all of them. Predicts every case from the rates' means, or from a profile.
+Writes `bench/results/time.json` and prints the errors.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from google.protobuf import json_format
 
+from bench import step_worker
 from bench.machine import describe_machine
 from bench.rates import computes_in_16_bits, drift, mean_profile, measured_profile, rates_of
+from bench.step_worker import step_process
 from elite.planner.v1 import planner_pb2
 from elite.profiler.v1 import profiler_pb2
-from services.common.engine_process import LIBRARY_ENVIRONMENT
 from services.planner import responses, search
 from services.planner.adapters import EVERY_LINEAR
 from services.planner.attention_kernels import best_kernel
@@ -136,9 +137,7 @@ CASES = (
 )
 FAST_CASES = (
     Case("smollm2-135m", 1, 64),
-    Case("smollm2-135m", 1, 128),
-    Case("smollm2-135m", 1, 128, checkpointing=False),
-    Case("smollm2-135m", 1, 64, _FP32),
+    Case("smollm2-135m", 1, 64, _FP32, checkpointing=False),
     Case("smollm2-135m", 1, 128, streaming=True),
 )
 
@@ -196,33 +195,19 @@ def run_cases(
     rounds: int,
     after_round: Callable[[], None],
 ) -> list[Measured]:
-    """A warm-up step of each case, then rounds of one step of each, then one under the profiler."""
-    for name, value in LIBRARY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from bench import steps  # loads torch, which reads the environment once
-
-    steps.set_up_process()
-    models: dict[Case, Any] = {}
-    steppers = []
-    for case, plan in zip(cases, plans, strict=True):
-        # A model belongs to the streaming executor that was made for it last.
-        same_weights = case if case.streaming else replace(case, tokens=0)
-        if same_weights not in models:
-            models[same_weights] = steps.load(case.config, plan)
-        steppers.append(steps.stepper(models[same_weights], plan, case.shape.vocabulary_size))
+    """Rounds of one step of each case, each in a process of its own; the last one by operator."""
     measured = [Measured() for _ in cases]
-    for number in range(rounds + 1):
-        print(f"round {number} of {rounds}" if number else "warm-up", flush=True)
-        for found, stepper in zip(measured, steppers, strict=True):
-            timed = steps.timed_step(stepper)
-            if number:
+    for number in range(1, rounds + 1):
+        print(f"round {number} of {rounds}", flush=True)
+        for case, plan, found in zip(cases, plans, measured, strict=True):
+            with step_process(streaming=case.streaming) as process, TemporaryDirectory() as folder:
+                timed = process.ask(step_worker.time_step, case.config, plan, Path(folder))
                 found.seconds.append(timed.seconds)
                 found.cpu_shares.append(timed.cpu_share)
-        if number:
-            after_round()
-    print("operators", flush=True)
-    for case, found, stepper in zip(cases, measured, steppers, strict=True):
-        found.lines = steps.step_lines(stepper, case.shape.vocabulary_size)
+                if number == rounds:
+                    vocabulary = case.shape.vocabulary_size
+                    found.lines = process.ask(step_worker.operators, vocabulary)
+        after_round()
     return measured
 
 
@@ -313,7 +298,7 @@ def main() -> None:
     """Measures, predicts, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", type=Path, help="JSON of a NodeProfile to predict from")
-    parser.add_argument("--fast", action="store_true", help="four tiny cases, to see that it works")
+    parser.add_argument("--fast", action="store_true", help="three tiny cases, to see it work")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="timed steps of each case")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()

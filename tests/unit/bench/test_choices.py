@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,13 +71,13 @@ def test_a_slow_choice_is_found_out(machine: Machine, monkeypatch: pytest.Monkey
 
 
 def test_a_real_step_of_either_executor(machine: Machine, tmp_path: Path) -> None:
-    runner = choices.Runner(_CASE, machine, tmp_path)
     everyone = choices.contestants(_CASE, machine)
     resident = next(one for one in everyone if not one.candidate.chosen.streaming)
     on_disk = next(one for one in everyone if Place.DISK in one.candidate.chosen.places)
-    for one in (resident, on_disk):
-        runner.run(one)
-        assert one.median_seconds > 0
+    with closing(choices.Runner(_CASE, machine, tmp_path)) as runner:
+        for one in (resident, on_disk):
+            runner.run(one)
+            assert one.median_seconds > 0
 
 
 def _is(one: Candidate, other: Candidate) -> bool:
