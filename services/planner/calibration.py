@@ -100,15 +100,18 @@ def key_of(machine: Machine, attention_kernel: str) -> Key:
 
 def corrections(outcomes: Iterable[Mapping[str, Any]]) -> Mapping[Key, Correction]:
     """Corrections by key, from outcomes as the store has them (protobuf JSON), oldest first."""
-    memory: dict[Key, list[float]] = defaultdict(list)
-    seconds: dict[Key, list[float]] = defaultdict(list)
+    return {key: _correction(*ratios) for key, ratios in _ratios_by_key(outcomes).items()}
+
+
+def _ratios_by_key(outcomes: Iterable[Mapping[str, Any]]) -> Mapping[Key, list[list[float]]]:
+    """Usable ratios of memory, and of seconds."""
+    found: dict[Key, list[list[float]]] = defaultdict(lambda: [[], []])
     for outcome in outcomes:
-        key, memory_ratio, time_ratio = _ratios(outcome)
-        if is_usable(memory_ratio):
-            memory[key].append(memory_ratio)
-        if is_usable(time_ratio):
-            seconds[key].append(time_ratio)
-    return {key: _correction(memory[key], seconds[key]) for key in {*memory, *seconds}}
+        key, *ratios = _ratios(outcome)
+        for kind, ratio in enumerate(ratios):
+            if is_usable(ratio):
+                found[key][kind].append(ratio)
+    return found
 
 
 def is_usable(ratio: float) -> bool:
@@ -116,10 +119,11 @@ def is_usable(ratio: float) -> bool:
     return 1 / _OUTLIER <= ratio <= _OUTLIER
 
 
-def is_used(outcome: Mapping[str, Any]) -> bool:
-    """True when later plans learn from this outcome."""
-    _, memory_ratio, time_ratio = _ratios(outcome)
-    return is_usable(memory_ratio) or is_usable(time_ratio)
+def is_used(outcome: Mapping[str, Any], outcomes: Iterable[Mapping[str, Any]]) -> bool:
+    """True when plans made now learn from this one of the outcomes."""
+    key, *ratios = _ratios(outcome)
+    of_key = _ratios_by_key(outcomes).get(key, [[], []])
+    return any(one in _believed(others) for one, others in zip(ratios, of_key, strict=True))
 
 
 def _ratios(outcome: Mapping[str, Any]) -> tuple[Key, float, float]:
@@ -153,7 +157,7 @@ def _ratio(measured: float, predicted: float) -> float:
 
 
 def _correction(memory: list[float], seconds: list[float]) -> Correction:
-    memory, seconds = memory[-_REMEMBERED:], seconds[-_REMEMBERED:]
+    memory, seconds = _believed(memory), _believed(seconds)
     return Correction(
         memory_factor=max(1.0, _median(memory)),
         time_factor=_median(seconds),
@@ -162,9 +166,14 @@ def _correction(memory: list[float], seconds: list[float]) -> Correction:
     )
 
 
-def _median(ratios: list[float]) -> float:
+def _believed(ratios: list[float]) -> list[float]:
+    """The newest; of a few those that are plausible by themselves."""
     if len(ratios) < _FEWEST:
-        ratios = [ratio for ratio in ratios if 1 / _PLAUSIBLE <= ratio <= _PLAUSIBLE]
+        return [ratio for ratio in ratios if 1 / _PLAUSIBLE <= ratio <= _PLAUSIBLE]
+    return ratios[-_REMEMBERED:]
+
+
+def _median(ratios: list[float]) -> float:
     return statistics.median(ratios) if ratios else 1.0
 
 

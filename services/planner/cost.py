@@ -203,6 +203,8 @@ class _Cost:
         # The streaming executor's recompute leaves out what nothing reads.
         recomputed = self._others * tier.tokens * self._streaming
         base = base - recomputed * terms.unread_seconds / model.layers
+        # Nothing asks for gradients of the embeddings.
+        base = base - minimum(1, self._others) * tier.tokens * terms.input_seconds / model.layers
         # Keys that were not kept are made again; the last layer's, of chunks with queries, as well.
         keys = self._others * tier.tokens * (1 - self._chosen.keeps_keys) + self._busy
         base = base + self._streaming * keys * terms.key_seconds / model.layers
@@ -281,11 +283,14 @@ class _Cost:
 
         A forward's traffic and operations once for each forward, twice for the backward.
         """
+        there, element = self._terms.elementwise.there, self._model.element
         seconds_per_token: Number = self._terms.elementwise_overhead / self._rows
         for width, traffic in self._terms.elementwise_traffic.items():
-            size = self._rows * width * self._model.element
-            seconds_per_token = seconds_per_token + traffic / self._elementwise_rate(size)
+            rate = there.at(self._rows * width * element)
+            seconds_per_token = seconds_per_token + traffic / rate
         own = (self._forward_tokens + 2 * self._backward_tokens) * seconds_per_token
+        if self._terms.elementwise.has_faults:
+            own = own + self._page_faults()
         if not self._streaming:
             return own
         merged = merge_traffic(
@@ -293,12 +298,19 @@ class _Cost:
             forwards=self._attending, window=self._model.window / self._rows,
             key_chunks=self._terms.key_chunks,
         )  # fmt: skip
-        rate = self._elementwise_rate(self._rows * self._model.query * _FLOAT32)
+        rate = there.at(self._rows * self._model.query * _FLOAT32)
         return own + self._tier.tokens * merged / rate
 
-    def _elementwise_rate(self, tensor_bytes: Number) -> Number:
+    def _page_faults(self) -> Number:
+        """What pages of results cost that glibc gets from the system anew: of large tensors."""
         kept_below = CHUNK_BLOCK_BYTES if self._streaming else LARGE_BLOCK_BYTES
-        return self._terms.elementwise.at(tensor_bytes, kept_below)
+        seconds: Number = 0.0
+        for width, (forward, backward) in self._terms.written.items():
+            tensor_bytes = self._rows * width * self._model.element
+            written = self._forward_tokens * forward + self._backward_tokens * backward
+            faults = written * self._terms.elementwise.fault_seconds(tensor_bytes)
+            seconds = seconds + where(tensor_bytes >= kept_below, faults, 0)
+        return seconds
 
     def _loss(self) -> Number:
         """Head forward and backward on the target rows, and the softmax's passes over logits."""

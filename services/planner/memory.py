@@ -138,8 +138,9 @@ def _host(
     """
     if one_pool:
         return {phase: lines | process for phase, lines in device.items()}
+    streamed = on_host.get("base_model", 0)
     return {
-        "load": process | {"base_model": static.full_weights},
+        "load": process | {"base_model": streamed + static.converted},
         "forward": process | on_host,
         "backward": process | on_host,
     }

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from services.planner.arithmetic import Number, value_of, where
+from services.planner.arithmetic import Number, maximum, value_of
 
 Point = tuple[float, float]
+# Of the element-wise test: two tensors read and one written.
+_MEASURED_PASSES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +80,19 @@ class ElementwiseRates:
     @property
     def depends_on_size(self) -> bool:
         """Whether there is more than one figure."""
-        return len(self.there.points) > 1 or self.there != self.new
+        return len(self.there.points) > 1 or self.has_faults
 
-    def at(self, tensor_bytes: Number, kept_below_bytes: int) -> Number:
-        """The rate for a tensor whose memory is kept for the next one below a size."""
-        if not self.depends_on_size:
-            return self.there.points[0][1]
-        is_kept = tensor_bytes < kept_below_bytes
-        return where(is_kept, self.there.at(tensor_bytes), self.new.at(tensor_bytes))
+    @property
+    def has_faults(self) -> bool:
+        """Whether new memory is slower than memory that is there."""
+        return self.there != self.new
+
+    def fault_seconds(self, tensor_bytes: Number) -> Number:
+        """For each byte of a new tensor, what its pages cost beside the work."""
+        passes = 3.0
+        return maximum(
+            0.0, passes / self.new.at(tensor_bytes) - passes / self.there.at(tensor_bytes)
+        )
 
 
 @dataclass(frozen=True, slots=True)

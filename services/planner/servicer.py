@@ -131,7 +131,7 @@ class PlannerServicer(planner_pb2_grpc.PlannerServiceServicer):
         return pb.ReportOutcomeResponse(
             gpu_memory_error=memory_error or 0.0, step_time_error=time_error or 0.0,
             recorded_outcomes=count,
-            used=is_used(outcome),
+            used=is_used(outcome, self._outcomes.read()),
         )  # fmt: skip
 
     def _count(self, response: pb.PlanResponse) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.planner.arithmetic import Number, value_of, where, whole
+from services.planner.arithmetic import Number, maximum, value_of, where, whole
 from services.planner.terms import ModelTerms, SetTerms, TierTerms
 
 # NF4 with double quantisation: half a byte, one byte of scale per 64 weights, one fp32 scale of
@@ -27,13 +27,16 @@ STREAMED_LAYERS = 2
 class Static:
     """Bytes of what stands. `host_weights` is nothing unless weights are streamed.
 
-    update: what the optimizer works with beside. torch's AdamW, of fp32 adapters, works on all
-    parameters at once and needs their size again; bitsandbytes' on one after another, in place.
+    converted: what weights take on their way from a mapped file through the host: the largest in
+    the compute dtype, of weights that are streamed a layer, and those that are made anew, in the
+    file's dtype. update: what the optimizer works with beside. torch's AdamW, of fp32 adapters,
+    works on all parameters at once and needs their size again; bitsandbytes' on one after another,
+    in place.
     """
 
-    full_weights: Number
     base_model: Number
     host_weights: Number
+    converted: Number
     lora: Number
     optimizer: Number
     update: Number
@@ -47,10 +50,12 @@ def static_memory(model: ModelTerms, tier: TierTerms, chosen: SetTerms) -> Stati
     by_torch = value_of(model.adapter_element) == _FLOAT32
     outside = model.element * (model.parameters - model.layers * model.layer_parameters)
     on_device = chosen.weights_on_device
+    in_layers = where(on_device, model.largest_linear_weights, model.layer_parameters)
+    largest = maximum(in_layers, model.embedding_parameters)
     return Static(
-        full_weights=model.element * model.parameters,
         base_model=outside + whole(where(on_device, model.layers, STREAMED_LAYERS) * layer),
         host_weights=where(on_device, 0, whole(model.layers * layer)),
+        converted=_FLOAT32 * model.pooled_weights + model.element * largest,
         lora=lora,
         optimizer=_optimizer_states(model, tier, chosen),
         update=where(chosen.adamw_8bit, 0, lora) if by_torch else 0,

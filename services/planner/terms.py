@@ -47,6 +47,8 @@ class ModelTerms:
     unread_weights: Number
     largest_linear_weights: Number
     embedding_parameters: Number
+    # Of projections that are made anew for fewer key-value heads, on the host.
+    pooled_weights: Number
     # Of one layer, per unit of rank.
     adapter_parameters: Number
     # Bytes per token.
@@ -106,6 +108,7 @@ def model_terms(
         key_chunks=key_chunks(chosen.attention_kernel, on_cuda=True) if on_cuda else 0,
     )  # fmt: skip
     linears = [linear for linear in converted.linears if adapters.targets(linear.name)]
+    pooled = 2 * converted.layer_count * converted.hidden_size * converted.key_value_width
     rotary_element = 4 if architecture.rotary_float32 else element
     # A layer of a chunk is called with the tables of its own kind only.
     tables = 1 if chosen.streaming else architecture.rotary_tables
@@ -129,6 +132,7 @@ def model_terms(
         unread_weights=sum(linear.weight_count for linear in converted.unread_linears),
         largest_linear_weights=converted.largest_linear_weights,
         embedding_parameters=converted.embedding_parameters,
+        pooled_weights=pooled * bool(chosen.key_value_heads),
         adapter_parameters=sum(linear.inputs + linear.outputs for linear in linears),
         rotary=tables * 2 * converted.head_size * rotary_element,
         final_norm_output={Norm.RMS: 4, Norm.LAYER: element, Norm.LAYER_FLOAT32: 8}[

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.planner.adapters import Adapters
-from services.planner.architectures import Mlp, Norm
+from services.planner.architectures import Mlp, Norm, QueryKeyNorm
 from services.planner.arithmetic import Number
 from services.planner.attention_kernels import key_chunks
 from services.planner.models import Linear, ModelShape
@@ -32,8 +32,12 @@ class TimeTerms:
     linear_seconds: Number
     key_seconds: Number
     unread_seconds: Number
-    # Bytes by the width of the tensor that is written.
+    # Of products with a layer's input, whose gradient the first layer does not make.
+    input_seconds: Number
+    # Bytes read and written, by the width of the tensor that is written.
     elementwise_traffic: Mapping[int, float]
+    # Bytes of all results, products' and attention's too, forward and backward, by their width.
+    written: Mapping[int, tuple[float, float]]
     head_rate: Number
     thin_rate: Number
     # What operations cost beside their work, for one chunk of one layer: products forward and
@@ -69,14 +73,19 @@ def time_terms(
     if of_dtype is None:
         raise ValueError(f"no rates for {chosen.dtype.value}")
     converted = model.with_key_value_heads(chosen.key_value_heads)
-    rows = zip(converted.architecture.linears, converted.linears, strict=True)
+    rows = list(zip(converted.architecture.linears, converted.linears, strict=True))
     attention = [
         linear for row, linear in rows if row.outputs in ("query", "key_value", "query_key_value")
     ]
+    # Where attention and MLP are beside each other the MLP reads it too.
+    parallel = converted.architecture.parallel
+    with_input = (
+        [linear for row, linear in rows if row.inputs == "hidden"] if parallel else attention
+    )
     forward, backward = of_dtype.attention(converted.head_size, chosen.attention_kernel)
     products = len(converted.linears)
     adapted = sum(adapters.targets(linear.name) for linear in converted.linears)
-    traffic, operations = _forward_elementwise(
+    traffic, results, operations = _forward_elementwise(
         converted, chosen.dtype.element_bytes, adapters, streaming=chosen.streaming
     )
     overhead = of_dtype.operation_overhead_seconds
@@ -84,7 +93,9 @@ def time_terms(
         linear_seconds=converted.layer_count * _product_seconds(converted.linears, of_dtype),
         key_seconds=converted.layer_count * _product_seconds(attention, of_dtype),
         unread_seconds=converted.layer_count * _product_seconds(converted.unread_linears, of_dtype),
+        input_seconds=converted.layer_count * _product_seconds(with_input, of_dtype),
         elementwise_traffic=traffic,
+        written=_written(converted, chosen.dtype.element_bytes, results),
         head_rate=of_dtype.head,
         thin_rate=of_dtype.thin,
         forward_overhead=(products + 2 * adapted) * overhead,
@@ -117,12 +128,14 @@ def _product_seconds(linears: tuple[Linear, ...] | list[Linear], rates: DtypeRat
 
 def _forward_elementwise(
     model: ModelShape, element: int, adapters: Adapters, *, streaming: bool
-) -> tuple[Mapping[int, float], int]:
+) -> tuple[Mapping[int, float], Mapping[int, float], int]:
     """Bytes per token and layer, by the width of what is written, and how many operations.
 
-    Adapters' sums, norms, rotary embedding, activation, residuals.
+    All that is read and written; then what is written to tensors that are made for it. Adapters'
+    sums, norms, rotary embedding, activation, residuals.
     """
     traffic: dict[int, float] = defaultdict(float)
+    results: dict[int, float] = defaultdict(float)
     operations = 0
     for linear in model.linears:
         if adapters.targets(linear.name):
@@ -130,20 +143,51 @@ def _forward_elementwise(
             # reads once more; else its output is scaled and added, in two and three passes.
             in_place = streaming and adapters.share_inputs(element)
             traffic[linear.outputs] += (1 if in_place else 5) * element
+            results[linear.outputs] += (0 if in_place else 2) * element
             operations += 1 if in_place else 2
     # fp32: cast, square, mean, scale, cast back, weight; native: one kernel.
     native = model.architecture.norm is Norm.LAYER
-    norm, norm_operations = (2 * element, 1) if native else (24 + 4 * element, 6)
+    norm, norm_results, norm_operations = (
+        (2 * element, element, 1) if native else (24 + 4 * element, 12 + 2 * element, 6)
+    )
     # Residuals and their sums, three passes each.
     traffic[model.hidden_size] += model.architecture.norm_count * norm + 6 * element
+    results[model.hidden_size] += model.architecture.norm_count * norm_results + 2 * element
     operations += model.architecture.norm_count * norm_operations + 2
-    # Two products and their sum, and the half-turn's copy.
+    # Two products and their sum, and the half-turn's copy; norms over the same.
+    normed = model.architecture.query_key_norm is not QueryKeyNorm.NONE
     for width in (model.query_width, model.key_value_width):
-        traffic[width] += 10 * element
-        operations += 4
+        traffic[width] += 10 * element + normed * norm
+        results[width] += 4 * element + normed * norm_results
+        operations += 4 + normed * norm_operations
     gate = 0 if model.architecture.mlp is Mlp.PLAIN else 3
     # Two passes each.
     steps = 14 if model.activation == "gelu_new" else 2
     traffic[model.intermediate_size] += (steps + gate) * element
+    results[model.intermediate_size] += (steps // 2 + bool(gate)) * element
     operations += steps // 2 + bool(gate)
-    return {width: amount * width for width, amount in traffic.items()}, operations
+    return _times_width(traffic), _times_width(results), operations
+
+
+def _written(
+    model: ModelShape, element: int, results: Mapping[int, float]
+) -> Mapping[int, tuple[float, float]]:
+    """Bytes of results per token and layer, forward and backward, by their width.
+
+    An element-wise operation has two gradients; a product one, of its inputs; attention three.
+    """
+    forward: dict[int, float] = defaultdict(float, results)
+    backward: dict[int, float] = defaultdict(float)
+    for width, written in results.items():
+        backward[width] += 2 * written
+    for linear in model.linears:
+        forward[linear.outputs] += linear.outputs * element
+        backward[linear.inputs] += linear.inputs * element
+    forward[model.query_width] += model.query_width * element
+    backward[model.query_width] += model.query_width * element
+    backward[model.key_value_width] += 2 * model.key_value_width * element
+    return {width: (forward[width], backward[width]) for width in sorted({*forward, *backward})}
+
+
+def _times_width(amounts: Mapping[int, float]) -> Mapping[int, float]:
+    return {width: amount * width for width, amount in amounts.items()}

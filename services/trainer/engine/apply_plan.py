@@ -9,6 +9,7 @@ import torch
 
 from elite.planner.v1 import planner_pb2
 from services.trainer.engine.adapters import add_adapters
+from services.trainer.engine.compute_dtype import convert_parameters, move_to
 from services.trainer.engine.decoder import decoder_layers
 from services.trainer.engine.failures import BAD_MODEL, EngineError
 from services.trainer.engine.key_value_heads import convert_and_measure
@@ -55,9 +56,9 @@ def apply_plan(
     if execution.key_value_head_count:
         applied.append(convert_and_measure(model, execution.key_value_head_count, sample_bs))
 
-    # 1. Decoder layers one by one, while linear modules are plain and still on the host. Quantised
-    #    ones go to the device in four bits, and the 16-bit originals are let go; weights that are
-    #    streamed are in host memory before the next layer comes.
+    # 1. Decoder layers one by one, while linear modules are plain and still in a mapped file.
+    #    Quantised ones go to the device in four bits; weights that are streamed are in host memory
+    #    before the next layer comes.
     is_nf4 = execution.base_precision == planner_pb2.BASE_PRECISION_NF4
     weights = StreamedWeights(device) if _streams_weights(execution, device) else None
     quantised = 0
@@ -65,12 +66,13 @@ def apply_plan(
         if is_nf4:
             quantised += quantise_layer(layer, device, dtype)
         if weights:
+            convert_parameters(layer, dtype)
             weights.take(layer)
     if is_nf4:
         applied.append(f"nf4: {quantised} linear modules, double-quantised")
 
-    # 2. Everything else to the device.
-    _move_to(model, device)
+    # 2. Everything else to the device, in the compute dtype.
+    move_to(model, device, dtype)
     applied.append(f"base in {_name(dtype)} on {device}")
     if weights:
         weights.install()
@@ -143,16 +145,6 @@ def _described(settings: StreamingSettings) -> str:
     places = [f"{name} on {place.value}" for name, place in settings.stores.items()]
     places[0] += extra
     return f"chunks of {settings.chunk_tokens:,} tokens, {', '.join(places)}"
-
-
-def _move_to(model: Any, device: torch.device) -> None:
-    """Moves parameters and buffers one by one, as copies: the memory-mapped file is let go."""
-    for parameter in model.parameters():
-        if not hasattr(parameter, "quant_state"):
-            parameter.data = parameter.data.to(device, copy=True)
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = buffer.to(device, copy=True)
 
 
 def _name(dtype: torch.dtype) -> str:

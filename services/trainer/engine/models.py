@@ -1,15 +1,18 @@
-"""Finds a model's weights and loads them, in 16 or 32 bits, on the host."""
+"""Finds a model's weights and maps them into memory, as they are in their files."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -27,7 +30,8 @@ DTYPES = {
     planner_pb2.DTYPE_FLOAT16: torch.float16,
     planner_pb2.DTYPE_FLOAT32: torch.float32,
 }
-
+# Of these, by the name that safetensors has for it.
+_STORED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _SAMPLED_VALUES = 16
 # Over those planned.
 _MOST_PARAMETERS = 1.01
@@ -94,11 +98,12 @@ def load_tokenizer(location: str) -> Any:
 
 
 def load_model(location: str, plan: planner_pb2.Plan) -> Any:
-    """The causal language model in the plan's compute dtype, frozen, on the host.
+    """The causal language model in the dtype of its files, frozen, on the host.
 
-    Safetensors are memory-mapped, so the weights take no memory until they are used. Raises
-    `EngineError` (BAD_MODEL) for a model that cannot be read, that lacks weights, that would run
-    code of its own, that is quantised already, or that is not the plan's model.
+    Safetensors are memory-mapped: the weights take no memory, which they all would in another
+    dtype. `apply_plan` converts them, one by one. Raises `EngineError` (BAD_MODEL) for a model that
+    cannot be read, that lacks weights, that would run code of its own, that is quantised already,
+    or that is not the plan's model.
     """
     config = _from_pretrained(AutoConfig, location)
     if getattr(config, "quantization_config", None) is not None:
@@ -107,10 +112,11 @@ def load_model(location: str, plan: planner_pb2.Plan) -> Any:
         )
     check_configuration(config, plan.model)
     register_attention()
+    with _reading(location):
+        dtype = _stored_dtype(location, DTYPES[plan.execution.compute_dtype])
     model, loading = _from_pretrained(
-        AutoModelForCausalLM, location, config=config, use_safetensors=True,
-        dtype=DTYPES[plan.execution.compute_dtype], attn_implementation=ATTENTION_NAME,
-        output_loading_info=True,
+        AutoModelForCausalLM, location, config=config, use_safetensors=True, dtype=dtype,
+        attn_implementation=ATTENTION_NAME, output_loading_info=True,
     )  # fmt: skip
     _refuse_missing(location, sorted(loading["missing_keys"]))
     _refuse_unplanned(model, plan.model)
@@ -118,10 +124,28 @@ def load_model(location: str, plan: planner_pb2.Plan) -> Any:
     return model.eval()  # the only thing train() would switch on is dropout, and there is none
 
 
+def _stored_dtype(location: str, otherwise: torch.dtype) -> torch.dtype | str:
+    """What most of a folder's weights are in; what a hub model's configuration says.
+
+    `otherwise` for what no layer computes in. Raises what safetensors raises.
+    """
+    folder = Path(location)
+    if not folder.is_dir():
+        return "auto"
+    counts: Counter[str] = Counter()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                tensor = file.get_slice(name)
+                counts[tensor.get_dtype()] += math.prod(tensor.get_shape())
+    most = max(counts, key=lambda dtype: counts[dtype], default="")
+    return _STORED.get(most, otherwise)
+
+
 def weights_fingerprint(model: Any) -> str:
     """Tells these base weights from others of the same shapes, by a few values of each.
 
-    In bfloat16: the compute dtype may be another when the run goes on.
+    In bfloat16: the files' dtype may be another when the run goes on.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
@@ -150,8 +174,15 @@ def _refuse_unplanned(model: Any, summary: planner_pb2.ModelSummary) -> None:
 
 
 def _from_pretrained(kind: Any, location: str, **options: Any) -> Any:
-    try:
+    with _reading(location):
         return kind.from_pretrained(location, trust_remote_code=False, **options)
+
+
+@contextmanager
+def _reading(location: str) -> Iterator[None]:
+    """What libraries raise inside becomes `EngineError` (BAD_MODEL)."""
+    try:
+        yield
     except _LOADING_ERRORS as error:
         if describe(error).cause != INTERNAL:  # out of memory or of disk
             raise

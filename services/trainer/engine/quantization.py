@@ -12,7 +12,8 @@ from services.trainer.engine.decoder import linear_modules
 def quantise_layer(layer: nn.Module, device: torch.device, compute_dtype: torch.dtype) -> int:
     """Replaces the linear modules of a decoder layer by NF4 ones on `device`; returns how many.
 
-    One module at a time: its 16-bit weight is let go before the next is touched.
+    One module at a time, from its weight in `compute_dtype`, which is let go before the next is
+    touched.
     """
     linears = linear_modules(layer)
     count = len(linears)
@@ -31,8 +32,9 @@ def _quantised(
         compute_dtype=compute_dtype, compress_statistics=True, quant_type="nf4",
     )  # fmt: skip
     weight = bnb.nn.Params4bit(
-        linear.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
-    )
+        linear.weight.data.to(compute_dtype),
+        requires_grad=False, compress_statistics=True, quant_type="nf4",
+    )  # fmt: skip
     quantised.weight = weight.to(device)
     if has_bias:
         quantised.bias = nn.Parameter(linear.bias.data, requires_grad=False)

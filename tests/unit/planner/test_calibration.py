@@ -96,9 +96,18 @@ def test_factors_already_in_a_prediction_are_taken_out() -> None:
 
 def test_a_run_out_of_memory_is_kept_and_not_used() -> None:
     failed = outcome(1.5, 0.0, outOfMemory=True)
-    assert not is_used(failed)
-    assert is_used(outcome(1.1, 1.0))
+    assert not is_used(failed, [failed])
     assert corrections([failed]) == {}
+
+
+def test_of_few_runs_an_implausible_one_is_not_used_yet() -> None:
+    far = outcome(2.0, 3.0)
+    assert is_used(outcome(1.1, 3.0), [outcome(1.1, 3.0)])  # its memory is
+    assert not is_used(far, [far])
+    assert corrections([far])[KEY] == UNCALIBRATED
+    assert not is_used(far, [outcome(1.0, 1.0), far])
+    assert is_used(far, [outcome(1.0, 1.0), far, far])
+    assert not is_used(far, [far, *[outcome(1.1, 1.2)] * 50])  # not any more
 
 
 def test_a_correction_reaches_every_figure() -> None:

@@ -44,10 +44,12 @@ def test_linear_work_is_six_per_weight_with_recompute_and_four_without() -> None
     # Adapters of rank 8 take as long as those of rank 16, where thin products were measured.
     adapters = MODEL.lora_parameters(16) / 16 / 800e9
     per_weight = MODEL.linear_weights / 50e12
-    expected = TIER.tokens * (6 * per_weight + 8 * adapters)
+    # Nothing asks for gradients of the embeddings, which queries, keys and values are made of.
+    embeddings = 2 * MODEL.hidden_size * (MODEL.query_width + 2 * MODEL.key_value_width) / 50e12
+    expected = TIER.tokens * (6 * per_weight - embeddings + 8 * adapters)
     assert cost(PLAIN).lines["linear"] == pytest.approx(expected)
     without = replace(PLAIN, policy=Policy.KEEP_ALL)
-    expected = TIER.tokens * (4 * per_weight + 6 * adapters)
+    expected = TIER.tokens * (4 * per_weight - embeddings + 6 * adapters)
     assert cost(without).lines["linear"] == pytest.approx(expected)
 
 
@@ -133,6 +135,31 @@ def test_small_tensors_take_as_long_as_they_do() -> None:
         for chunk in (256, 4096)
     )
     assert short.cost.lines["elementwise"] > 1.2 * long.cost.lines["elementwise"]
+
+
+def test_large_results_cost_their_pages_where_memory_is_new() -> None:
+    there, new = (RateCurve(((1.0, rate),)) for rate in (1e10, 5e9))
+    with_faults = machine_with(elementwise=ElementwiseRates(there, new))
+    without = machine_with(elementwise=ElementwiseRates(there, there))
+
+    def faults(chosen: OptimizationSet, tokens: int, chunk: int = 0) -> float:
+        tier = replace(TIER, context_tokens=tokens - TIER.target_tokens)
+        found, plain = (
+            evaluate(tier, chosen, MODEL, one, Sizing(chunk_tokens=chunk)).cost.lines["elementwise"]
+            for one in (with_faults, without)
+        )
+        return found - plain
+
+    # 1 MiB and more of a window's results; none of those of short ones, nor of a chunk's.
+    shortest = 2**20 // (2 * MODEL.intermediate_size)
+    assert faults(PLAIN, shortest - 1) == 0
+    assert faults(PLAIN, shortest + 1) > 0
+    assert faults(STREAMED, 8192, chunk=1024) == 0
+    every = time_terms(MODEL, PLAIN, Adapters(), without.rates).written.values()
+    written = sum(2 * forward + backward for forward, backward in every)
+    assert faults(PLAIN, 2**16) == pytest.approx(
+        2**16 * MODEL.layer_count * written * (3 / 5e9 - 3 / 1e10)
+    )
 
 
 def attending_at(triangles: float, blocks: float) -> Machine:

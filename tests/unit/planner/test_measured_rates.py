@@ -91,22 +91,35 @@ def test_element_wise_rates_by_size_and_by_whose_memory(
             dtype="float32", tensor_bytes=size, bytes_per_second=rate, new_pages=new
         )
     rates = fp32(measured).elementwise
-    assert rates.at(2**16, 2**22) == 1e10
-    assert rates.at(2**20, 2**22) == pytest.approx(5e10)  # half-way between the logarithms
-    assert rates.at(2**22, 2**22) == 5e9
-    columns = rates.at(np.array([[2**16, 2**22]]), 2**22)
-    assert columns.tolist() == [[1e10, 5e9]]
+    assert rates.there.at(2**16) == 1e10
+    assert rates.there.at(2**20) == pytest.approx(5e10)  # half-way between the logarithms
+    assert rates.there.at(np.array([[2**16, 2**24]])).tolist() == [[1e10, 9e10]]
+    # Two tensors read and one written, at 5e9 bytes a second instead of 5e10.
+    assert rates.has_faults
+    assert rates.fault_seconds(2**20) == pytest.approx(3 / 5e9 - 3 / 5e10)
+    columns = rates.fault_seconds(np.array([[2**20, 2**24]]))
+    assert columns.tolist() == [pytest.approx([3 / 5e9 - 3 / 5e10, 3 / 5e9 - 3 / 9e10])]
+
+
+def test_new_memory_never_spares_time(measured: profiler_pb2.DeviceMeasurements) -> None:
+    for rate, new in ((1e10, False), (2e10, True)):
+        measured.elementwise_rates.add(
+            dtype="float32", tensor_bytes=2**20, bytes_per_second=rate, new_pages=new
+        )
+    assert fp32(measured).elementwise.fault_seconds(2**20) == 0
 
 
 def test_a_device_whose_allocator_keeps_everything_has_one_curve(
     measured: profiler_pb2.DeviceMeasurements,
 ) -> None:
     measured.elementwise_rates.add(dtype="float32", tensor_bytes=2**20, bytes_per_second=7e11)
-    assert fp32(measured).elementwise.at(2**30, 2**20) == 7e11
+    rates = fp32(measured).elementwise
+    assert rates.there.at(2**30) == 7e11
+    assert not rates.has_faults
 
 
 def test_without_any_it_is_the_memory(measured: profiler_pb2.DeviceMeasurements) -> None:
-    assert fp32(measured).elementwise.at(2**30, 2**20) == 2e10
+    assert fp32(measured).elementwise.there.at(2**30) == 2e10
 
 
 def test_a_product_of_nothing_says_nothing(measured: profiler_pb2.DeviceMeasurements) -> None:

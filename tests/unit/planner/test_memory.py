@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from services.common.engine_process import SLAB_BYTES
 from services.planner.evaluation import evaluate
 from services.planner.ladder import Tier, load_ladder
 from services.planner.machine import ComputeDtype
 from services.planner.memory import FORMULAS, LINES, RunMemory
 from services.planner.models import ModelShape, model_by_id
-from services.planner.options import BasePrecision, OptimizationSet, Place, Policy
+from services.planner.options import BasePrecision, Executor, OptimizationSet, Place, Policy
 from services.planner.static_memory import NF4_BYTES_PER_WEIGHT
 from tests.support.machines import machine
 
@@ -96,6 +97,38 @@ def test_layer_inputs_on_the_host_are_pinned_pages() -> None:
     pinned = 16 * 2 ** (one - 1).bit_length()
     assert host.host.phases["backward"] == machine().process_overhead_bytes + pinned
     assert device.device.total_bytes > host.device.total_bytes
+
+
+@pytest.mark.parametrize(("vocabulary", "largest"), [(32_000, 32_000 * 4096), (1000, 11008 * 4096)])
+def test_weights_pass_through_the_host_one_by_one(vocabulary: int, largest: int) -> None:
+    """The embeddings, or a linear of the MLP."""
+    model = replace(model_by_id("llama-2-7b"), vocabulary_size=vocabulary)
+    for chosen in (PLAIN, FRUGAL, replace(PLAIN, dtype=ComputeDtype.FLOAT32)):
+        host = evaluate(TIER, chosen, model, machine()).memory.host
+        assert host.peak_phase == "load"
+        assert host.lines["base_model"] == chosen.dtype.element_bytes * largest
+        assert host.total_bytes == host.lines["base_model"] + machine().process_overhead_bytes
+
+
+def test_streamed_weights_are_on_the_host_beside_a_layer_on_its_way() -> None:
+    model = model_by_id("llama-2-7b")
+    streamed = replace(
+        PLAIN, executor=Executor.STREAMING, policy=Policy.EVERY_LAYER, key_values=Place.DEVICE,
+        weights=Place.HOST,
+    )  # fmt: skip
+    loading = memory("llama-2-7b", streamed).host.phases["load"]
+    layers = 2 * model.layer_count * model.layer_parameters
+    slabs = -(-layers // SLAB_BYTES) * SLAB_BYTES
+    assert loading == machine().process_overhead_bytes + slabs + 2 * model.layer_parameters
+
+
+def test_pooled_keys_and_values_are_made_on_the_host() -> None:
+    model = model_by_id("phi-2")
+    whole, pooled = (
+        memory("phi-2", replace(PLAIN, key_value_heads=heads)).host.phases["load"]
+        for heads in (0, 8)
+    )
+    assert pooled - whole == 4 * 2 * 32 * model.hidden_size * 8 * model.head_size
 
 
 def test_a_device_in_host_memory_is_counted_on_the_host_too() -> None:

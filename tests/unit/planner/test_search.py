@@ -91,8 +91,8 @@ def test_a_fixed_tier_is_chosen_or_nothing() -> None:
     ("sizes", "constraints", "resource"),
     [
         ({"gpu_bytes": GIBIBYTE // 2}, Constraints(), Resource.GPU_MEMORY),
-        ({"host_bytes": GIBIBYTE}, Constraints(), Resource.HOST_MEMORY),
-        ({}, Constraints(host_memory_bytes=GIBIBYTE), Resource.HOST_MEMORY),
+        ({"host_bytes": GIBIBYTE // 2}, Constraints(), Resource.HOST_MEMORY),
+        ({}, Constraints(host_memory_bytes=GIBIBYTE // 2), Resource.HOST_MEMORY),
         ({}, Constraints(disk_bytes=1000), Resource.DISK),
         ({"disk_bytes": 1000}, Constraints(), Resource.DISK),
         ({}, Constraints(max_step_seconds=1e-6), Resource.TIME),
