@@ -191,6 +191,10 @@ def _time_line(row: Row) -> tuple[str, ...]:
 
 def _time_limits(document: Document, worst: Row) -> Iterator[str]:
     rows = document["cases"]
+    yield (
+        "The formulas were written with such measurements at hand: the errors say how well they "
+        "describe these families, not how well they would do on one that nobody looked at."
+    )
     yield from noise_limits(rows)
     if worst.get("spread") is not None:
         yield f"The worst case's own steps differ by {share(worst['spread'])} of their median."
