@@ -89,10 +89,8 @@ class ElementwiseRates:
 
     def fault_seconds(self, tensor_bytes: Number) -> Number:
         """For each byte of a new tensor, what its pages cost beside the work."""
-        passes = 3.0
-        return maximum(
-            0.0, passes / self.new.at(tensor_bytes) - passes / self.there.at(tensor_bytes)
-        )
+        new, there = self.new.at(tensor_bytes), self.there.at(tensor_bytes)
+        return maximum(0.0, _MEASURED_PASSES * (1 / new - 1 / there))
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ class PlannerServicer(planner_pb2_grpc.PlannerServiceServicer):
         )
         time_error = _relative(request.plan.step_seconds, request.measured_step_seconds)
         outcome = json_format.MessageToDict(request)
-        count = await asyncio.to_thread(self._outcomes.append, outcome)
+        count, used = await asyncio.to_thread(self._keep, outcome)
         self._observe("gpu_memory", memory_error, request.plan.gpu_memory.total_bytes)
         self._observe("step_time", time_error, request.plan.step_seconds)
         host = request.plan.host_memory.total_bytes
@@ -131,8 +131,13 @@ class PlannerServicer(planner_pb2_grpc.PlannerServiceServicer):
         return pb.ReportOutcomeResponse(
             gpu_memory_error=memory_error or 0.0, step_time_error=time_error or 0.0,
             recorded_outcomes=count,
-            used=is_used(outcome, self._outcomes.read()),
+            used=used,
         )  # fmt: skip
+
+    def _keep(self, outcome: dict[str, Any]) -> tuple[int, bool]:
+        """How many there are then, and whether plans learn from this one. Blocks on the disk."""
+        count = self._outcomes.append(outcome)
+        return count, is_used(outcome, self._outcomes.read())
 
     def _count(self, response: pb.PlanResponse) -> None:
         tier = str(response.chosen.tier) if response.HasField("chosen") else "none"

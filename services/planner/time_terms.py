@@ -77,11 +77,9 @@ def time_terms(
     attention = [
         linear for row, linear in rows if row.outputs in ("query", "key_value", "query_key_value")
     ]
-    # Where attention and MLP are beside each other the MLP reads it too.
-    parallel = converted.architecture.parallel
-    with_input = (
-        [linear for row, linear in rows if row.inputs == "hidden"] if parallel else attention
-    )
+    with_input = attention
+    if converted.architecture.parallel:  # the MLP reads it too
+        with_input = [linear for row, linear in rows if row.inputs == "hidden"]
     forward, backward = of_dtype.attention(converted.head_size, chosen.attention_kernel)
     products = len(converted.linears)
     adapted = sum(adapters.targets(linear.name) for linear in converted.linears)
