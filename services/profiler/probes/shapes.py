@@ -87,7 +87,7 @@ class Effort:
 
 
 # In so many turns or more, when several shapes are compared.
-_TURNS = 30
+_TURNS = 5
 EFFORT = {False: Effort(3, 0.3, 2.0), True: Effort(3, 0.03, 0.2)}
 
 
