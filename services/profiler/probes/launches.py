@@ -30,6 +30,7 @@ def operation_launch_seconds(device: torch.device) -> float:
     inputs_bse = torch.randn(1, _TOKENS, width, device=device, dtype=dtype, requires_grad=True)
 
     def step() -> None:
+        """Forward and backward, as often as it is called."""
         outputs_bse = model(inputs_bse)
         torch.autograd.grad(outputs_bse, [inputs_bse, *model.parameters()], outputs_bse)
 

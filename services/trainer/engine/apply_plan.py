@@ -57,17 +57,9 @@ def apply_plan(
         applied.append(convert_and_measure(model, execution.key_value_head_count, sample_bs))
 
     # 1. Decoder layers one by one, while linear modules are plain and still in a mapped file.
-    #    Quantised ones go to the device in four bits; weights that are streamed are in host memory
-    #    before the next layer comes.
     is_nf4 = execution.base_precision == planner_pb2.BASE_PRECISION_NF4
     weights = StreamedWeights(device) if _streams_weights(execution, device) else None
-    quantised = 0
-    for layer in decoder_layers(model):
-        if is_nf4:
-            quantised += quantise_layer(layer, device, dtype)
-        if weights:
-            convert_parameters(layer, dtype)
-            weights.take(layer)
+    quantised = _take_layers(model, device, dtype, weights, is_nf4=is_nf4)
     if is_nf4:
         applied.append(f"nf4: {quantised} linear modules, double-quantised")
 
@@ -99,6 +91,24 @@ def apply_plan(
         movers.append(host_inputs)
         applied.append(_recompute(model, plan, device, host_inputs))
     return AppliedPlan(adapted, kernel, applied, movers)
+
+
+def _take_layers(
+    model: Any, device: torch.device, dtype: torch.dtype, weights: StreamedWeights | None,
+    *, is_nf4: bool,
+) -> int:  # fmt: skip
+    """Linear modules to the device in four bits, and streamed weights to host memory.
+
+    One layer is there before the next one comes. Returns how many modules were quantised.
+    """
+    quantised = 0
+    for layer in decoder_layers(model):
+        if is_nf4:
+            quantised += quantise_layer(layer, device, dtype)
+        if weights:
+            convert_parameters(layer, dtype)
+            weights.take(layer)
+    return quantised
 
 
 def _recompute(

@@ -253,6 +253,7 @@ class Attempt:
         taken = step
 
         def decide(record: RunRecord) -> Transition | None:
+            """The step as it is wished by now; None when the run is gone."""
             nonlocal taken
             taken = self._decision.as_wished(record.run, step)
             return self._unless_gone(record, taken)

@@ -6,7 +6,6 @@ A CPU asks for the same ones.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -22,18 +21,9 @@ from services.planner.options import Place
 from services.planner.time_terms import time_terms
 from services.profiler.probes.launches import OperationCounter
 from services.trainer.engine.executors import make_executor
+from tests.support.counted_steps import FAMILIES, tiny_subject
 
 _CHUNK = 32
-_SIZES = {
-    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "vocab_size": 256,
-    "num_key_value_heads": 2, "max_position_embeddings": 4096,
-}  # fmt: skip
-_FAMILIES: dict[str, dict[str, Any]] = {
-    "qwen2": {"hidden_act": "silu"},
-    "llama": {"hidden_act": "silu"},
-    "phi": {"hidden_act": "gelu_new", "num_key_value_heads": 4, "tie_word_embeddings": False},
-    "gemma3_text": {"hidden_activation": "gelu_pytorch_tanh", "head_dim": 16},
-}
 
 
 def operations_of_step(subject: Subject, chunks: int) -> int:
@@ -50,10 +40,9 @@ def operations_of_step(subject: Subject, chunks: int) -> int:
     return counter.operations
 
 
-@pytest.mark.parametrize("family", _FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_operations_of_a_chunk_in_a_layer_are_those_that_are_counted(family: str) -> None:
-    config = {"model_type": family, **_SIZES, **_FAMILIES[family]}
-    deep, shallow = (Subject(family, {**config, "num_hidden_layers": n}) for n in (6, 4))
+    deep, shallow = (tiny_subject(family, layers) for layers in (6, 4))
     by_chunks = [
         (operations_of_step(deep, chunks) - operations_of_step(shallow, chunks)) / 2
         for chunks in (4, 2)

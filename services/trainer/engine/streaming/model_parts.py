@@ -217,6 +217,7 @@ def _readers_of(tensor: torch.Tensor, model: nn.Module) -> Iterator[list[tuple[n
     readers: list[tuple[nn.Module, object]] = []
 
     def note(module: nn.Module, given: Any, keywords: dict[str, Any], made: object) -> None:
+        """Keeps a module that was called with the tensor alone, and what it gave."""
         if len(given) == 1 and given[0] is tensor and not keywords:
             readers.append((module, made))
 

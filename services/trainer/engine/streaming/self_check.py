@@ -74,6 +74,7 @@ class _WholeRun:
         """Notes what the layers are given and make."""
 
         def note(_: Any, arguments: tuple[Any, ...], output: Any) -> None:
+            """Keeps what a layer was given and made, in the order of the layers."""
             if arguments:  # else the executor refuses the model
                 self.inputs.append(arguments[0].clone())
                 self.outputs.append(_first_of(output).clone())
@@ -89,6 +90,7 @@ class _WholeRun:
         run = parts.run
 
         def repeat(layer: int, hidden_bce: torch.Tensor, call: LayerCall) -> torch.Tensor:
+            """The layer's output (B, C, E) for what it was given at the chunk's tokens before."""
             done = self.in_chunks[layer]
             begin = sum(chunk.shape[1] for chunk in done)
             given = self.inputs[layer][:, begin : begin + hidden_bce.shape[1]]

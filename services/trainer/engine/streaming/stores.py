@@ -368,6 +368,7 @@ def _pages_by_slab(count: int, page_bytes: int) -> Iterator[int]:
     parts = [small] * (rest // small) + [rest % small] * bool(rest % small)
 
     def taken_bytes(slabs: list[int]) -> int:
+        """Of slabs of so many pages, each rounded up to a power of two."""
         return sum(1 << (pages * page_bytes - 1).bit_length() for pages in slabs if pages)
 
     yield from itertools.repeat(large, full)
