@@ -31,7 +31,7 @@ _MEMORY_FRACTION = 0.02
 _RATES_BY_SHAPE = ("matmul_rates", "attention_rates", "block_attention_rates", "elementwise_rates")
 _RATE_PROBES = (
     "matmul_16bit", "matmul_32bit", "matmul_shapes", "attention", "elementwise",
-    "memory_bandwidth",
+    "launches", "memory_bandwidth",
 )  # fmt: skip
 
 
@@ -89,6 +89,8 @@ def rates_of(profile: profiler_pb2.NodeProfile) -> dict[str, float]:
         memory = "new" if element.new_pages else "there"
         shape = f"{element.dtype} {element.tensor_bytes} bytes {memory}"
         rates[f"elementwise {shape}"] = element.bytes_per_second
+    if measured.operation_launch_seconds:
+        rates["operations asked for"] = 1 / measured.operation_launch_seconds
     rates["memory bandwidth"] = measured.memory_bandwidth_bytes_per_second
     return rates
 

@@ -17,10 +17,11 @@ from services.planner.arithmetic import (
     floor_divide,
     maximum,
     minimum,
+    value_of,
     where,
 )
 from services.planner.merges import merge_traffic
-from services.planner.resident_memory import output_width
+from services.planner.resident_memory import logit_bytes, output_width
 from services.planner.static_memory import NF4_BYTES_PER_WEIGHT, STREAMED_LAYERS, layer_bytes
 from services.planner.streaming_memory import kept_layer_inputs
 from services.planner.tables import table
@@ -77,7 +78,9 @@ def step_cost(
     compute = cost.compute()
     to_host, disk = cost.transfer_seconds(), cost.disk_seconds()
     kernels = sum(compute.values())
-    busy = maximum(kernels, cost.launch_seconds())
+    asked = cost.launch_seconds()
+    # A GPU computes beside the thread that asks it to, a CPU in it.
+    busy = maximum(kernels, asked) if terms.on_cuda else kernels + asked
     compute = compute | {"launch": busy - kernels}
     if streaming:
         copied = maximum(busy + cost.exposed_seconds(), to_host)
@@ -113,6 +116,7 @@ class _Cost:
         self._streaming, self._chunk, self._tile_rows = streaming, chunk_tokens, tile_rows
         # Of a tensor that a layer works on.
         self._rows = chunk_tokens if streaming else tier.tokens
+        self._kept_below = CHUNK_BLOCK_BYTES if streaming else LARGE_BLOCK_BYTES
         self._chunks = ceiling_divide(tier.tokens, chunk_tokens)
         # Share of the layers whose inputs are made again, by one more forward.
         self._made_again = 1 - 1 / chosen.interval
@@ -132,8 +136,7 @@ class _Cost:
         self._forward_tokens += streaming * (self._busy + 2 * idle)
         # Kept attention outputs spare all forwards of attention but one.
         self._attending = where(chosen.selective, 1, self._forwards)
-        self._inputs = self._layer_inputs()
-        self._outputs = self._kept_attention()
+        self._inputs, self._outputs = self._layer_inputs(), self._kept_attention()
         self._pages = self._paged() if streaming else (0, 0)
         self.disk_written_bytes = self._disk_written() if streaming else 0
 
@@ -150,7 +153,7 @@ class _Cost:
         }
 
     def launch_seconds(self) -> Number:
-        """What Python takes to ask a GPU for all passes of all chunks; kernels run beside it."""
+        """What Python takes to ask for all passes of all chunks through layers."""
         passes = self._forward_tokens + self._backward_tokens
         keys = self._others * self._tier.tokens * (1 - self._chosen.keeps_keys)
         passes = passes + self._streaming * _KEYS_PASS * keys
@@ -288,9 +291,8 @@ class _Cost:
         for width, traffic in self._terms.elementwise_traffic.items():
             rate = there.at(self._rows * width * element)
             seconds_per_token = seconds_per_token + traffic / rate
-        own = (self._forward_tokens + 2 * self._backward_tokens) * seconds_per_token
-        if self._terms.elementwise.has_faults:
-            own = own + self._page_faults()
+        tokens = self._forward_tokens + 2 * self._backward_tokens
+        own = tokens * seconds_per_token + self._page_faults()
         if not self._streaming:
             return own
         merged = merge_traffic(
@@ -303,23 +305,24 @@ class _Cost:
 
     def _page_faults(self) -> Number:
         """What pages of results cost that glibc gets from the system anew: of large tensors."""
-        kept_below = CHUNK_BLOCK_BYTES if self._streaming else LARGE_BLOCK_BYTES
-        seconds: Number = 0.0
-        for width, (forward, backward) in self._terms.written.items():
-            tensor_bytes = self._rows * width * self._model.element
-            written = self._forward_tokens * forward + self._backward_tokens * backward
-            faults = written * self._terms.elementwise.fault_seconds(tensor_bytes)
-            seconds = seconds + where(tensor_bytes >= kept_below, faults, 0)
-        return seconds
+        row_bytes, rates = self._rows * self._model.element, self._terms.elementwise
+        return sum(
+            (self._forward_tokens * forward + self._backward_tokens * backward)
+            * rates.fault_seconds(row_bytes * width, self._kept_below)
+            for width, (forward, backward) in self._terms.written.items()
+        )
 
     def _loss(self) -> Number:
         """Head forward and backward on the target rows, and the softmax's passes over logits."""
         model, tier, terms = self._model, self._tier, self._terms
         flops = 2.0 * FORWARD_OPERATIONS * model.embedding_parameters * tier.targets
-        logits = 28.0 * model.vocabulary * tier.targets
         # A tile is worked on in place, in fp32.
         tile_bytes = self._tile_rows * model.vocabulary * _FLOAT32
-        return flops / terms.head_rate + logits / terms.elementwise.there.at(tile_bytes)
+        passes = 28.0 * model.vocabulary / terms.elementwise.there.at(tile_bytes)
+        # Logits and their gradient in the compute dtype, beside those in fp32.
+        made = logit_bytes(model) + where(value_of(model.element) == 2, 2, 0) * model.vocabulary
+        faults = made * terms.elementwise.fault_seconds(tile_bytes, self._kept_below)
+        return flops / terms.head_rate + tier.targets * (passes + faults)
 
     def _dequantised(self) -> Number:
         """Each pass over a chunk reads the NF4 weights and writes them out in the compute dtype."""
@@ -339,9 +342,7 @@ class _Cost:
     def _layer_inputs(self) -> Number:
         """Of the layers whose inputs are kept."""
         model = self._model
-        kept = model.layers
-        if self._streaming:
-            kept = kept_layer_inputs(model, self._chosen)
+        kept = kept_layer_inputs(model, self._chosen) if self._streaming else model.layers
         return kept * self._tier.tokens * model.layer.boundary * self._chosen.codec_share
 
     def _input_reads(self) -> Number:

@@ -7,7 +7,7 @@ otherwise the request is refused, naming every measurement that is missing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
 
@@ -101,7 +101,8 @@ def _machine(profile: profiler_pb2.NodeProfile, index: int) -> Machine:
     else:
         overhead = process_overhead_bytes(kind)
         notes.append(process_overhead_note(overhead))
-    kernels = _working_kernels(software, kind, capability, measured.rates, notes)
+    rates = replace(measured.rates, threads=0 if on_cuda else host.logical_core_count)
+    kernels = _working_kernels(software, kind, capability, rates, notes)
     return Machine(
         device_name=device.name,
         device_kind=kind,
@@ -111,7 +112,7 @@ def _machine(profile: profiler_pb2.NodeProfile, index: int) -> Machine:
         host_safe_bytes=host.memory_available_bytes or host.memory_total_bytes,
         process_overhead_bytes=overhead,
         disk_free_bytes=min(host.scratch_disk.free_bytes, _MOST_DISK_BYTES),
-        rates=measured.rates,
+        rates=rates,
         dtypes=_dtypes(device, kind, capability),
         attention_kernels=kernels,
         has_bitsandbytes=_has_bitsandbytes(software),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from services.planner.arithmetic import Number, maximum, value_of
+from services.planner.arithmetic import Number, maximum, value_of, where
 
 Point = tuple[float, float]
 # Of the element-wise test: two tensors read and one written.
@@ -59,6 +59,10 @@ class RateCurve:
         """The lowest measured rate."""
         return min(rate for _, rate in self.points)
 
+    def times(self, share: float) -> RateCurve:
+        """The same curve with this share of every rate."""
+        return RateCurve(tuple((size, share * rate) for size, rate in self.points))
+
     def covers(self, size: float) -> bool:
         """True when the size lies between measured ones."""
         return self.points[0][0] <= size <= self.points[-1][0]
@@ -87,10 +91,16 @@ class ElementwiseRates:
         """Whether new memory is slower than memory that is there."""
         return self.there != self.new
 
-    def fault_seconds(self, tensor_bytes: Number) -> Number:
-        """For each byte of a new tensor, what its pages cost beside the work."""
+    def fault_seconds(self, tensor_bytes: Number, kept_below: int) -> Number:
+        """For each byte of a new tensor, what its pages cost beside the work.
+
+        kept_below: bytes of a tensor whose pages the allocator keeps.
+        """
+        if not self.has_faults:
+            return 0.0
         new, there = self.new.at(tensor_bytes), self.there.at(tensor_bytes)
-        return maximum(0.0, _MEASURED_PASSES * (1 / new - 1 / there))
+        seconds = maximum(0.0, _MEASURED_PASSES * (1 / new - 1 / there))
+        return where(tensor_bytes >= kept_below, seconds, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +176,8 @@ class Rates:
     """All rates of a machine; bytes/s of copies, 0 for a disk that was not measured.
 
     spread: lowest and highest share of the expected rates that were seen; (1, 1) when rates were
-    measured by shape. launch_seconds: what Python takes to ask a GPU for one operation; 0 on a CPU.
+    measured by shape. launch_seconds: what Python takes to ask for one operation. threads: of a
+    CPU, which were measured with whole heads for each; 0 where that makes no difference.
     """
 
     by_element_bytes: Mapping[int, DtypeRates]
@@ -177,10 +188,17 @@ class Rates:
     disk_write: float = 0.0
     spread: tuple[float, float] = (1.0, 1.0)
     launch_seconds: float = 0.0
+    threads: int = 0
 
     def of(self, element_bytes: int) -> DtypeRates | None:
         """Rates of a dtype; None when this machine has none."""
         return self.by_element_bytes.get(element_bytes)
+
+    def busy_share(self, heads: int) -> float:
+        """Of the threads' time, how much they work where each is given whole heads."""
+        if not self.threads:
+            return 1.0
+        return heads / (math.ceil(heads / self.threads) * self.threads)
 
 
 def single_rates(

@@ -53,6 +53,7 @@ class TimeTerms:
     blocks: tuple[RateCurve, RateCurve] | None
     # Chunks of keys that one block of backward has.
     key_chunks: int
+    on_cuda: bool
     elementwise: ElementwiseRates
     rates: Rates
 
@@ -81,6 +82,9 @@ def time_terms(
     if converted.architecture.parallel:  # the MLP reads it too
         with_input = [linear for row, linear in rows if row.inputs == "hidden"]
     forward, backward = of_dtype.attention(converted.head_size, chosen.attention_kernel)
+    blocks = of_dtype.blocks(converted.head_size, chosen.attention_kernel)
+    # A CPU's backward gives threads whole heads (torch 2.13).
+    busy = rates.busy_share(converted.query_head_count)
     products = len(converted.linears)
     adapted = sum(adapters.targets(linear.name) for linear in converted.linears)
     traffic, results, operations = _forward_elementwise(
@@ -101,9 +105,10 @@ def time_terms(
         elementwise_overhead=operations * overhead,
         launch_seconds=_LAUNCHED * (products + 2 * adapted + operations) * rates.launch_seconds,
         attention_forward=forward,
-        attention_backward=backward,
-        blocks=of_dtype.blocks(converted.head_size, chosen.attention_kernel),
+        attention_backward=backward.times(busy),
+        blocks=blocks and (blocks[0], blocks[1].times(busy)),
         key_chunks=key_chunks(chosen.attention_kernel, on_cuda=on_cuda),
+        on_cuda=on_cuda,
         elementwise=of_dtype.elementwise,
         rates=rates,
     )

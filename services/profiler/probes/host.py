@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from elite.profiler.v1 import profiler_pb2
+from services.common.engine_process import available_cores
 from services.common.host_memory import read_memory
 
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "lustre", "9p", "fuse.sshfs"}
@@ -20,7 +21,7 @@ _VIRTUAL = ("vd", "xvd", "loop", "nbd", "rbd", "zram")
 def read_host(scratch: Path) -> profiler_pb2.Host:
     """Processor, memory and the disk `scratch` lies on. Raises `OSError`."""
     memory = read_memory()
-    logical = len(os.sched_getaffinity(0))
+    logical = available_cores()
     return profiler_pb2.Host(
         cpu_name=cpu_name(),
         physical_core_count=min(psutil.cpu_count(logical=False) or logical, logical),

@@ -1,7 +1,7 @@
-"""What Python takes to ask a GPU for one operation of a model.
+"""What Python takes to ask for one operation of a model.
 
-Kernels shorter than that leave the GPU waiting: short windows cost what their operations cost, not
-what their arithmetic does.
+A GPU waits wherever a kernel is shorter than that, a CPU always: short windows cost what their
+operations cost, not what their arithmetic does.
 
 Shapes: B batch 1, S tokens, E hidden, H heads, D head dim.
 """

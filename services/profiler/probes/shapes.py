@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import mmap
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -290,8 +291,8 @@ def elementwise_rates(
 ) -> Iterator[profiler_pb2.ElementwiseRate]:
     """Two tensors read and one written, which is what a model's own operations do, by size.
 
-    On a CPU also into memory that glibc has to get from the system, as `return_freed_memory` makes
-    it do for large blocks.
+    On a CPU also into pages that the system has to find first, as for all large blocks where
+    `return_freed_memory` was asked for.
     """
     cases = [
         (new_pages, size)
@@ -320,14 +321,20 @@ _Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
 def _tensors(size: int, device: torch.device, dtype: torch.dtype, new_pages: bool) -> _Operands:
-    """Two factors, and where their product goes if not into new memory; `size` bytes each."""
+    """Two factors, and where their product goes if not into new pages; `size` bytes each."""
     left, right = (torch.randn(size // dtype.itemsize, device=device, dtype=dtype) for _ in "ab")
     return left, right, None if new_pages else torch.empty_like(left)
 
 
 def _multiply(operands: Sequence[_Operands], count: int) -> None:
     for left, right, result in itertools.islice(itertools.cycle(operands), count):
-        torch.mul(left, right, out=result)
+        torch.mul(left, right, out=_in_new_pages(left) if result is None else result)
+
+
+def _in_new_pages(like: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same size in a mapping of its own, whatever the allocator has left over."""
+    own = mmap.mmap(-1, like.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(own, dtype=like.dtype)
 
 
 def _name(dtype: torch.dtype) -> str:

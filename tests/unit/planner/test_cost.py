@@ -13,7 +13,7 @@ from services.planner.adapters import Adapters
 from services.planner.cost import FORMULAS, StepCost
 from services.planner.evaluation import evaluate
 from services.planner.ladder import Tier
-from services.planner.machine import ComputeDtype, Machine
+from services.planner.machine import ComputeDtype, DeviceKind, Machine
 from services.planner.memory import Sizing
 from services.planner.models import model_by_id
 from services.planner.options import BasePrecision, Executor, OptimizationSet, Place, Policy
@@ -162,6 +162,20 @@ def test_large_results_cost_their_pages_where_memory_is_new() -> None:
     )
 
 
+def test_logits_cost_their_pages_too() -> None:
+    there, new = (RateCurve(((1.0, rate),)) for rate in (1e10, 5e9))
+    seconds = {}
+    for name, rates in (("there", (there, there)), ("new", (there, new))):
+        one = machine_with(elementwise=ElementwiseRates(*rates))
+        for rows in (1, 64):
+            found = evaluate(TIER, STREAMED, MODEL, one, Sizing(chunk_tokens=1024, tile_rows=rows))
+            seconds[name, rows] = found.cost.lines["loss"]
+    assert seconds["new", 1] == seconds["there", 1]
+    # In 16 bits and in fp32, and their gradient in 16 bits.
+    pages = 8 * MODEL.vocabulary_size * TIER.target_tokens * (3 / 5e9 - 3 / 1e10)
+    assert seconds["new", 64] - seconds["there", 64] == pytest.approx(pages)
+
+
 def attending_at(triangles: float, blocks: float) -> Machine:
     """Attention at one rate in causal triangles and at another in blocks, both ways."""
     causal, every_pair = ({128: RateCurve(((1.0, rate),))} for rate in (triangles, blocks))
@@ -228,6 +242,36 @@ def test_element_wise_operations_cost_their_overhead_by_the_chunk() -> None:
     # eight, an activation and its product: twice forward and, twice as many, once backward.
     layers = extra[0] / ((7 + 2 * 6 + 2 + 2 * 4 + 2) * 4 * 1e-4) * 512 / TIER.tokens
     assert MODEL.layer_count - 1 < layers <= MODEL.layer_count
+
+
+def test_a_cpu_computes_in_the_thread_that_asks() -> None:
+    """What is launch time on a GPU outlasts its kernels or hides; on a CPU it is added."""
+    plain = replace(machine(), device_kind=DeviceKind.CPU)
+    asked = replace(plain, rates=replace(plain.rates, launch_seconds=1e-6))
+    costs = [evaluate(TIER, PLAIN, MODEL, one, Sizing()).cost for one in (plain, asked)]
+    # Two forwards and a backward of every layer; adapters are scaled and added by themselves.
+    launches = 3 * MODEL.layer_count * 4 * (7 + 14 + 31 + 7) * 1e-6
+    assert costs[1].lines["launch"] == pytest.approx(launches)
+    assert costs[1].seconds - costs[0].seconds == pytest.approx(launches)
+    on_gpu = replace(asked, device_kind=DeviceKind.CUDA)
+    assert evaluate(TIER, PLAIN, MODEL, on_gpu, Sizing()).cost.lines["launch"] == 0
+
+
+@pytest.mark.parametrize("chosen", [PLAIN, STREAMED], ids=["resident", "streaming"])
+def test_threads_that_get_no_head_wait_for_the_others_in_a_cpus_backward(
+    chosen: OptimizationSet,
+) -> None:
+    def seconds(threads: int, device: Machine) -> float:
+        one = replace(device, rates=replace(device.rates, threads=threads))
+        return float(evaluate(TIER, chosen, MODEL, one, Sizing()).cost.lines["attention"])
+
+    assert MODEL.query_head_count == 12
+    for device in (machine(), attending_at(30e12, 20e12)):
+        even, uneven = seconds(4, device), seconds(5, device)
+        assert even == seconds(0, device)
+        # Three rounds of five heads for twelve; a forward is shared by blocks of queries too.
+        assert even < uneven < even * 15 / 12
+        assert seconds(24, device) - even == pytest.approx(4 * (uneven - even))
 
 
 def test_short_kernels_wait_for_python() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import mmap
+import resource
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from services.profiler.probes import compute, shapes
 
 CPU = torch.device("cpu")
+_NEW_BYTES = 2**22
 
 
 @pytest.fixture
@@ -221,16 +224,24 @@ def test_an_elementwise_product_reads_two_tensors_and_writes_one(dtype: torch.dt
 def test_a_product_goes_into_memory_that_is_there_unless_new_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    results: list[object] = []
+    results: list[tuple[int, int]] = []
+    faults: list[int] = []
     multiply = torch.mul
-    monkeypatch.setattr(
-        shapes.torch, "mul",
-        lambda left, right, out: results.append(out) or multiply(left, right, out=out),
-    )  # fmt: skip
+
+    def counted(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        results.append((out.nbytes, out.data_ptr()))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        multiply(left, right, out=out)
+        if out.nbytes == _NEW_BYTES:
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        return out
+
+    monkeypatch.setattr(shapes, "_NEW_TENSOR_BYTES", {"cpu": (_NEW_BYTES,)})
+    monkeypatch.setattr(shapes.torch, "mul", counted)
     rates = list(shapes.elementwise_rates(CPU, torch.float32, quick=True))
     assert [rate.new_pages for rate in rates] == [False, False, True]
-    assert None in results
-    kept = [out for out in results if isinstance(out, torch.Tensor)]
-    assert {out.numel() * 4 for out in kept} == {400, 2**23}
+    assert {size for size, _ in results} == {400, 2**23, _NEW_BYTES}
     # Each of other tensors, that what one leaves in a CPU's caches is not read by the next.
-    assert len({out.data_ptr() for out in kept}) == 64 + 4
+    assert len({address for size, address in results if size != _NEW_BYTES}) == 64 + 4
+    # Every page of every new one, whatever this process has done to its allocator.
+    assert min(faults) >= _NEW_BYTES // mmap.PAGESIZE
