@@ -96,9 +96,9 @@ def test_element_wise_rates_by_size_and_by_whose_memory(
     assert rates.there.at(np.array([[2**16, 2**24]])).tolist() == [[1e10, 9e10]]
     # Two tensors read and one written, at 5e9 bytes a second instead of 5e10.
     assert rates.has_faults
-    assert rates.fault_seconds(2**20) == pytest.approx(3 / 5e9 - 3 / 5e10)
-    columns = rates.fault_seconds(np.array([[2**20, 2**24]]))
-    assert columns.tolist() == [pytest.approx([3 / 5e9 - 3 / 5e10, 3 / 5e9 - 3 / 9e10])]
+    assert rates.fault_seconds(2**20, 2**20) == pytest.approx(3 / 5e9 - 3 / 5e10)
+    columns = rates.fault_seconds(np.array([[2**19, 2**20, 2**24]]), 2**20)
+    assert columns.tolist() == [pytest.approx([0, 3 / 5e9 - 3 / 5e10, 3 / 5e9 - 3 / 9e10])]
 
 
 def test_new_memory_never_spares_time(measured: profiler_pb2.DeviceMeasurements) -> None:
@@ -106,7 +106,7 @@ def test_new_memory_never_spares_time(measured: profiler_pb2.DeviceMeasurements)
         measured.elementwise_rates.add(
             dtype="float32", tensor_bytes=2**20, bytes_per_second=rate, new_pages=new
         )
-    assert fp32(measured).elementwise.fault_seconds(2**20) == 0
+    assert fp32(measured).elementwise.fault_seconds(2**20, 0) == 0
 
 
 def test_a_device_whose_allocator_keeps_everything_has_one_curve(
