@@ -191,11 +191,13 @@ class StressTest:
 
 
 def _without_new_pages(probe: Probe) -> Probe:
-    """The probe with memory that is kept, as for chunks: which results have new pages depends on
-    the executor, and what those cost is measured by itself.
+    """The probe with memory that is kept, as for chunks.
+
+    Which results have new pages depends on the executor; what those cost is measured by itself.
     """
 
     def measured(profile: profiler_pb2.NodeProfile) -> str:
+        """Fills the profile and says what was found."""
         return_freed_memory(CHUNK_BLOCK_BYTES)
         return probe(profile)
 
