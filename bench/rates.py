@@ -114,7 +114,11 @@ def mean_profile(profiles: Sequence[profiler_pb2.NodeProfile]) -> profiler_pb2.N
                 mean = getattr(measured, field).add()
                 mean.CopyFrom(rates[0])
                 _average(mean, rates)
-    _average(measured, [profile.devices[0].measurements for profile in profiles])
+    of_device = [profile.devices[0].measurements for profile in profiles]
+    _average(measured, of_device)
+    measured.operation_launch_seconds = statistics.mean(
+        one.operation_launch_seconds for one in of_device
+    )
     return found
 
 

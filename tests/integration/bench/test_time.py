@@ -32,7 +32,7 @@ def test_fast_run_predicts_measures_and_writes(tmp_path: Path) -> None:
     }  # fmt: skip
     assert document["summary"]["cases"] == len(document["cases"]) == 3
     (drift,) = document["drift"].values()
-    assert set(drift) == {"matmul", "attention", "block", "elementwise", "memory"}
+    assert set(drift) == {"matmul", "attention", "block", "elementwise", "operations", "memory"}
     before, after = document["measured_rates"]
     # Products that would take too long are left out, and may be near that.
     assert document["profile"].keys() == before.keys() & after.keys()

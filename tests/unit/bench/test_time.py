@@ -83,11 +83,13 @@ def test_a_mean_is_of_what_all_profiles_have() -> None:
     for profile, rate in zip(profiles, (2, 6), strict=True):
         measured = profile.devices[0].measurements
         measured.memory_bandwidth_bytes_per_second = rate
+        measured.operation_launch_seconds = 1 / rate
         measured.matmul_rates.add(rows=8, inner=4, outer=4, flops_per_second=rate)
     slow = profiles[0].devices[0].measurements.matmul_rates.add(rows=9, inner=4, outer=4)
     slow.flops_per_second = 1
     measured = mean_profile(profiles).devices[0].measurements
     assert measured.memory_bandwidth_bytes_per_second == 3
+    assert measured.operation_launch_seconds == pytest.approx(1 / 3)
     assert [(rate.rows, rate.flops_per_second) for rate in measured.matmul_rates] == [(8, 3)]
     assert len(profiles[0].devices[0].measurements.matmul_rates) == 2
 
@@ -114,6 +116,8 @@ def test_every_rate_of_a_profile_has_a_name_of_its_own() -> None:
         )
     rates = rates_of(profile)
     assert len(rates) == 2 * (2 + 2 + 2 + 2) + 1
+    measured.operation_launch_seconds = 1e-5
+    assert rates_of(profile) == {**rates, "operations asked for": pytest.approx(1e5)}
     assert rates["matmul bfloat16 2048x576x576"] == 576
     assert rates["elementwise float32 64 bytes new"] == 2
     assert rates["attention backward float32 head 64 tokens 512"] == 2
