@@ -11,28 +11,21 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 
 from elite.profiler.v1 import profiler_pb2
 from services.common.engine_process import LIBRARY_ENVIRONMENT
 from services.planner.rates import Rates
 from services.profiler.convert import add_measurements, assemble
 from services.profiler.probes.host import cpu_device, read_host
+from services.profiler.probes.passes import mean_measurements
 from services.profiler.probes.software import read_software
 
 _MEMORY_FRACTION = 0.02
-_RATES_BY_SHAPE = ("matmul_rates", "attention_rates", "block_attention_rates", "elementwise_rates")
-_RATE_PROBES = (
-    "matmul_16bit", "matmul_32bit", "matmul_shapes", "attention", "elementwise",
-    "launches", "memory_bandwidth",
-)  # fmt: skip
+_PROBES = ("safe_allocatable", "attention_kernels", "rates")
 
 
 def measured_profile(*, quick: bool) -> profiler_pb2.NodeProfile:
@@ -43,8 +36,7 @@ def measured_profile(*, quick: bool) -> profiler_pb2.NodeProfile:
     with tempfile.TemporaryDirectory() as scratch:
         host = read_host(Path(scratch))
         profile = assemble("bench", [cpu_device(host)], host, read_software())
-        probes = ("safe_allocatable", "attention_kernels", *_RATE_PROBES)
-        add_measurements(profile, 0, _run_probes(probes, Path(scratch), quick))
+        add_measurements(profile, 0, _run_probes(Path(scratch), quick))
     return profile
 
 
@@ -54,14 +46,12 @@ def computes_in_16_bits(rates: Rates) -> bool:
     return bool(sixteen_bit and not (full and full.matmul.best >= sixteen_bit.matmul.best))
 
 
-def _run_probes(names: tuple[str, ...], scratch: Path, quick: bool) -> profiler_pb2.NodeProfile:
+def _run_probes(scratch: Path, quick: bool) -> profiler_pb2.NodeProfile:
     command = [sys.executable, "-m", "services.profiler.probes.run", "--device", "cpu"]
     command += ["--scratch", str(scratch), "--memory-fraction", str(_MEMORY_FRACTION)]
-    command += ["--quick"] if quick else []
+    command += [*(["--quick"] if quick else []), "--only", *_PROBES]
     environment = {**LIBRARY_ENVIRONMENT, **os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    answer = subprocess.run(
-        [*command, "--only", *names], stdout=subprocess.PIPE, env=environment, check=True, text=True
-    )
+    answer = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True, text=True)
     measured = profiler_pb2.NodeProfile(devices=[profiler_pb2.Device()])
     for line in answer.stdout.splitlines():
         found = json_format.ParseDict(json.loads(line)["measured"], profiler_pb2.NodeProfile())
@@ -96,46 +86,12 @@ def rates_of(profile: profiler_pb2.NodeProfile) -> dict[str, float]:
 
 
 def mean_profile(profiles: Sequence[profiler_pb2.NodeProfile]) -> profiler_pb2.NodeProfile:
-    """The first profile with the rates that the machine had on the whole: harmonic means.
-
-    A rate that is missing from any of them is left out.
-    """
+    """The first profile with the rates that the machine had on the whole: harmonic means."""
     found = profiler_pb2.NodeProfile()
     found.CopyFrom(profiles[0])
-    measured = found.devices[0].measurements
-    for field in _RATES_BY_SHAPE:
-        by_shape: dict[Any, list[Any]] = defaultdict(list)
-        for profile in profiles:
-            for rate in getattr(profile.devices[0].measurements, field):
-                by_shape[_shape_of(rate)].append(rate)
-        measured.ClearField(field)
-        for rates in by_shape.values():
-            if len(rates) == len(profiles):
-                mean = getattr(measured, field).add()
-                mean.CopyFrom(rates[0])
-                _average(mean, rates)
-    of_device = [profile.devices[0].measurements for profile in profiles]
-    _average(measured, of_device)
-    measured.operation_launch_seconds = statistics.mean(
-        one.operation_launch_seconds for one in of_device
-    )
+    measured = mean_measurements([profile.devices[0].measurements for profile in profiles])
+    found.devices[0].measurements.CopyFrom(measured)
     return found
-
-
-def _shape_of(rate: Message) -> tuple[tuple[str, Any], ...]:
-    """What a rate was measured of."""
-    return tuple((field.name, value) for field, value in rate.ListFields() if not _is_rate(field))
-
-
-def _average(found: Message, measured: Sequence[Message]) -> None:
-    """Gives a message the harmonic means of the others' rates."""
-    for field in filter(_is_rate, found.DESCRIPTOR.fields):
-        rates = [getattr(one, field.name) for one in measured]
-        setattr(found, field.name, statistics.harmonic_mean(rates))
-
-
-def _is_rate(field: FieldDescriptor) -> bool:
-    return bool(field.name.endswith("_per_second"))
 
 
 def drift(

@@ -23,6 +23,8 @@ _THIN = 64
 _VOCABULARY = 16
 # No rate is more than twice what was measured, whatever noise makes of the overhead.
 _LEAST_SHARE = 0.5
+# No machine's speed changes by more from one pass of a test to the next and still says anything.
+_LEAST_SPEED_SHARE = 0.05
 
 
 def measured_rates(measured: profiler_pb2.DeviceMeasurements, disk: profiler_pb2.Disk) -> Rates:
@@ -42,8 +44,15 @@ def measured_rates(measured: profiler_pb2.DeviceMeasurements, disk: profiler_pb2
         device_to_host=measured.device_to_host_pinned_bytes_per_second,
         disk_read=disk.read_bytes_per_second,
         disk_write=disk.write_bytes_per_second,
+        spread=_spread(measured),
         launch_seconds=measured.operation_launch_seconds,
     )
+
+
+def _spread(measured: profiler_pb2.DeviceMeasurements) -> tuple[float, float]:
+    """Of the slowest and the fastest pass; (1, 1) where there was one."""
+    lowest = max(measured.lowest_speed_share or 1.0, _LEAST_SPEED_SHARE)
+    return lowest, max(measured.highest_speed_share, 1.0)
 
 
 def _of_dtype(measured: profiler_pb2.DeviceMeasurements, element: int, matmul: float) -> DtypeRates:

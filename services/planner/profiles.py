@@ -39,6 +39,8 @@ _STRESS_TEST = "run `elite profile --stress`"
 # Of its time, what a stress test may wait for cores before its rates are called those of a busy
 # machine: below this, repeated tests differ more than that.
 _BUSY_SHARE = 0.1
+# And how far passes of a test may differ before plans say that the machine is not always as fast.
+_STEADY_SHARE = 0.1
 # Operations or bytes a second. With less, a step would take longer than any time that is a number.
 _LOWEST_RATE = 1.0
 # What any plan needs is far less. Network file systems without an end name as much as int64 holds.
@@ -185,7 +187,7 @@ def _from_measurements(device: profiler_pb2.Device, disk: profiler_pb2.Disk) -> 
     free = device.memory_free_bytes - measurements.runtime_overhead_bytes
     safe = measurements.safe_allocatable_bytes
     rates = measured_rates(measurements, disk)
-    notes = _contention_notes(measurements.core_wait_share)
+    notes = _contention_notes(measurements.core_wait_share) + _steadiness_notes(rates.spread)
     return _Measured(min(safe, free) if free > 0 else safe, rates, notes)
 
 
@@ -195,6 +197,16 @@ def _contention_notes(core_wait_share: float) -> tuple[str, ...]:
     return (
         f"the stress test waited {core_wait_share:.0%} of its time for cores that other programs "
         f"had: steps may be planned too long; when they are done, {_STRESS_TEST} again",
+    )
+
+
+def _steadiness_notes(spread: tuple[float, float]) -> tuple[str, ...]:
+    slowest, fastest = spread
+    if fastest - slowest < _STEADY_SHARE:
+        return ()
+    return (
+        f"within the stress test this machine ran between {slowest:.0%} and {fastest:.0%} of its "
+        "mean speed: others share it, or it grows warm; times of steps will differ as much",
     )
 
 

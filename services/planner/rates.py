@@ -175,8 +175,8 @@ def _nearest(
 class Rates:
     """All rates of a machine; bytes/s of copies, 0 for a disk that was not measured.
 
-    spread: lowest and highest share of the expected rates that were seen; (1, 1) when rates were
-    measured by shape. launch_seconds: what Python takes to ask for one operation. threads: of a
+    spread: lowest and highest share of the expected rates that were seen: among cards, or passes of
+    a stress test. launch_seconds: what Python takes to ask for one operation. threads: of a
     CPU, which were measured with whole heads for each; 0 where that makes no difference.
     """
 

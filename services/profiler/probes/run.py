@@ -27,10 +27,14 @@ from services.common.engine_process import (
 )
 from services.profiler.probes import compute, interconnect, launches, memory, shapes
 from services.profiler.probes.contention import core_wait_share
+from services.profiler.probes.passes import mean_measurements
 
 _PROCESS_LIBRARIES = ("transformers", "peft", "bitsandbytes")
 _DISK_BYTES = {False: 512 * 2**20, True: 128 * 2**20}
 _REPEATS = {False: 7, True: 3}
+# Over all rates, one after the other; and how often some of them are taken in each.
+_PASSES = 4
+_REPEATS_IN_PASS = {False: 3, True: 1}
 
 # A probe fills measured fields of a profile and says in words what it found.
 Probe = Callable[[profiler_pb2.NodeProfile], str]
@@ -42,6 +46,7 @@ class StressTest:
     def __init__(self, device: torch.device, fraction: float, quick: bool, scratch: Path) -> None:
         self._device, self._fraction, self._quick, self._scratch = device, fraction, quick, scratch
         self._repeats = _REPEATS[quick]
+        self._passes: list[profiler_pb2.DeviceMeasurements] = []
         # Read before any library can have made a CUDA context.
         self._free_at_start = _free_by_driver() if device.type == "cuda" else 0
 
@@ -55,15 +60,9 @@ class StressTest:
             ("runtime_overhead", self._runtime_overhead),
             ("safe_allocatable", self._safe_allocatable),
             ("attention_kernels", self._kernels),
-            ("matmul_16bit", self._matmul_16bit),
-            ("matmul_32bit", self._matmul_32bit),
-            ("matmul_shapes", _without_new_pages(self._matmul_shapes)),
-            ("attention", _without_new_pages(self._attention)),
-            ("elementwise", _without_new_pages(self._elementwise)),
-            ("launches", self._launches),
-            ("memory_bandwidth", self._memory_bandwidth),
             ("transfers", self._transfers),
             ("disk", self._disk),
+            *[("rates", self._rates_in_passes)] * _PASSES,
             ("core_wait", self._core_wait),  # of all that came before
         ]
 
@@ -104,58 +103,42 @@ class StressTest:
             profile.software.attention_kernels.add(name=name, status=status, detail=refusal)
         return f"working {self._where}: {', '.join(works)}"
 
-    def _matmul_16bit(self, profile: profiler_pb2.NodeProfile) -> str:
-        dtype = compute.sixteen_bit_dtype(self._device)
-        rate = compute.matmul_flops_per_second(self._device, dtype, self._repeats)
-        measured = profile.devices[0].measurements
-        measured.matmul_16bit_flops_per_second = rate
+    def _rates_in_passes(self, profile: profiler_pb2.NodeProfile) -> str:
+        """One more pass over all rates; the last one fills in the means of all."""
+        # Which results have new pages depends on the executor; what those cost is measured apart.
+        return_freed_memory(CHUNK_BLOCK_BYTES)
+        measured = profiler_pb2.DeviceMeasurements()
+        self._measure_rates(measured)
+        self._passes.append(measured)
+        words = _rates_in_words(measured)
+        if len(self._passes) == _PASSES:
+            mean = mean_measurements(self._passes)
+            profile.devices[0].measurements.CopyFrom(mean)
+            slowest, fastest = mean.lowest_speed_share, mean.highest_speed_share
+            words = f"{words}; passes were {slowest - 1:+.0%} to {fastest - 1:+.0%} from their mean"
+        return f"pass {len(self._passes)} of {_PASSES} {self._where}: {words}"
+
+    def _measure_rates(self, measured: profiler_pb2.DeviceMeasurements) -> None:
+        device, quick = self._device, self._quick
+        repeats, dtype = _REPEATS_IN_PASS[quick], compute.sixteen_bit_dtype(device)
         measured.matmul_16bit_dtype = str(dtype).removeprefix("torch.")
-        return f"{rate / 1e12:.3f} TFLOP/s in {measured.matmul_16bit_dtype} {self._where}"
-
-    def _matmul_32bit(self, profile: profiler_pb2.NodeProfile) -> str:
-        rate = compute.matmul_flops_per_second(self._device, torch.float32, self._repeats)
-        profile.devices[0].measurements.matmul_32bit_flops_per_second = rate
-        return f"{rate / 1e12:.3f} TFLOP/s in float32 {self._where}"
-
-    def _matmul_shapes(self, profile: profiler_pb2.NodeProfile) -> str:
-        found = []
-        for dtype in shapes.dtypes_of(self._device):
-            rates = list(shapes.matmul_rates(self._device, dtype, quick=self._quick))
-            profile.devices[0].measurements.matmul_rates.extend(rates)
-            found.append(_range_in_words(dtype, [rate.flops_per_second for rate in rates]))
-        return f"{', '.join(found)} by shape {self._where}"
-
-    def _attention(self, profile: profiler_pb2.NodeProfile) -> str:
-        found = []
-        for dtype in shapes.dtypes_of(self._device):
-            measured = profile.devices[0].measurements
-            rates = list(shapes.attention_rates(self._device, dtype, quick=self._quick))
-            measured.attention_rates.extend(rates)
+        measured.matmul_16bit_flops_per_second = compute.matmul_flops_per_second(
+            device, dtype, repeats
+        )
+        measured.matmul_32bit_flops_per_second = compute.matmul_flops_per_second(
+            device, torch.float32, repeats
+        )
+        for dtype in shapes.dtypes_of(device):
+            measured.matmul_rates.extend(shapes.matmul_rates(device, dtype, quick=quick))
+            measured.attention_rates.extend(shapes.attention_rates(device, dtype, quick=quick))
             measured.block_attention_rates.extend(
-                shapes.attention_rates(self._device, dtype, quick=self._quick, causal=False)
+                shapes.attention_rates(device, dtype, quick=quick, causal=False)
             )
-            if rates:
-                found.append(_range_in_words(dtype, [rate.flops_per_second for rate in rates]))
-        return f"{', '.join(found) or 'no fused kernel'}, forward and backward {self._where}"
-
-    def _elementwise(self, profile: profiler_pb2.NodeProfile) -> str:
-        found = []
-        for dtype in shapes.dtypes_of(self._device):
-            rates = list(shapes.elementwise_rates(self._device, dtype, quick=self._quick))
-            profile.devices[0].measurements.elementwise_rates.extend(rates)
-            speeds = [rate.bytes_per_second / 1e9 for rate in rates]
-            found.append(f"{rates[0].dtype} {min(speeds):.1f} to {max(speeds):.1f}")
-        return f"{', '.join(found)} GB/s read and written {self._where}"
-
-    def _launches(self, profile: profiler_pb2.NodeProfile) -> str:
-        seconds = launches.operation_launch_seconds(self._device)
-        profile.devices[0].measurements.operation_launch_seconds = seconds
-        return f"{seconds * 1e6:.1f} microseconds for each of a model's operations"
-
-    def _memory_bandwidth(self, profile: profiler_pb2.NodeProfile) -> str:
-        rate = compute.memory_bandwidth_bytes_per_second(self._device, self._repeats)
-        profile.devices[0].measurements.memory_bandwidth_bytes_per_second = rate
-        return f"{rate / 1e9:.1f} GB/s read and written {self._where}"
+            measured.elementwise_rates.extend(shapes.elementwise_rates(device, dtype, quick=quick))
+        measured.operation_launch_seconds = launches.operation_launch_seconds(device)
+        measured.memory_bandwidth_bytes_per_second = compute.memory_bandwidth_bytes_per_second(
+            device, repeats
+        )
 
     def _transfers(self, profile: profiler_pb2.NodeProfile) -> str:
         found = []
@@ -190,23 +173,15 @@ class StressTest:
         return f"{share:.0%} of the test's time went into waiting for cores that others had"
 
 
-def _without_new_pages(probe: Probe) -> Probe:
-    """The probe with memory that is kept, as for chunks.
-
-    Which results have new pages depends on the executor; what those cost is measured by itself.
-    """
-
-    def measured(profile: profiler_pb2.NodeProfile) -> str:
-        """Fills the profile and says what was found."""
-        return_freed_memory(CHUNK_BLOCK_BYTES)
-        return probe(profile)
-
-    return measured
-
-
-def _range_in_words(dtype: torch.dtype, rates: list[float]) -> str:
-    name = str(dtype).removeprefix("torch.")
-    return f"{name} {min(rates) / 1e12:.3f} to {max(rates) / 1e12:.3f} TFLOP/s"
+def _rates_in_words(measured: profiler_pb2.DeviceMeasurements) -> str:
+    sixteen, full = measured.matmul_16bit_flops_per_second, measured.matmul_32bit_flops_per_second
+    attention = [rate.flops_per_second / 1e12 for rate in measured.attention_rates]
+    fused = f"{min(attention):.3f} to {max(attention):.3f}" if attention else "no fused kernel"
+    return (
+        f"products {sixteen / 1e12:.3f} TFLOP/s in {measured.matmul_16bit_dtype} and "
+        f"{full / 1e12:.3f} in float32, attention {fused}, "
+        f"memory {measured.memory_bandwidth_bytes_per_second / 1e9:.1f} GB/s"
+    )
 
 
 def _import_quietly(name: str) -> None:

@@ -18,7 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch.nn.attention import sdpa_kernel
@@ -89,7 +89,10 @@ class Effort:
 
 # In so many turns or more, when several shapes are compared.
 _TURNS = 5
-EFFORT = {False: Effort(3, 0.3, 2.0), True: Effort(3, 0.03, 0.2)}
+# In each pass over all shapes.
+EFFORT = {False: Effort(1, 0.1, 0.4), True: Effort(1, 0.03, 0.1)}
+# Values that are drawn once for all operands: drawing them takes longer than multiplying them.
+_DRAWN_VALUES = 2**20
 
 
 def dtypes_of(device: torch.device) -> tuple[torch.dtype, torch.dtype]:
@@ -145,7 +148,7 @@ def matmul_rates(
         left, right = _operands(rows, inner, outer, device, dtype)
         product: Callable[[], object] = partial(torch.matmul, left, right)
         if min(rows, inner, outer) > _ADAPTER[device.type][1]:
-            gradients = torch.randn(rows, outer, device=device, dtype=dtype)
+            gradients = _values((rows, outer), device, dtype)
             product = partial(_forward_and_backward, left, right, gradients)
             operations *= 2
         rate = operations / median_seconds(device, product, EFFORT[quick])
@@ -180,10 +183,8 @@ def _operands(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(M, K) and (K, N) in the layouts that a linear module and its backward hand over."""
     if rows < inner and rows < outer:  # a gradient of weights: transposed gradients times inputs
-        left = torch.randn(inner, rows, device=device, dtype=dtype).T
-        return left, torch.randn(inner, outer, device=device, dtype=dtype)
-    left = torch.randn(rows, inner, device=device, dtype=dtype)
-    return left, torch.randn(outer, inner, device=device, dtype=dtype).T
+        return _values((inner, rows), device, dtype).T, _values((inner, outer), device, dtype)
+    return _values((rows, inner), device, dtype), _values((outer, inner), device, dtype).T
 
 
 def attention_rates(
@@ -195,7 +196,8 @@ def attention_rates(
     Nothing where no kernel for it runs in this dtype; lengths that do not fit are left out.
     """
     lengths = (_TOKENS if causal else _CHUNKS)[device.type]
-    lengths = lengths[:-1] if quick else lengths
+    if quick and causal:  # chunks are short enough
+        lengths = lengths[:-1]
     for kernel, head_dim in itertools.product(_kernels(device, dtype), _HEAD_DIMS):
         cases = _attention_cases(_Heads(kernel, device, dtype, head_dim), lengths, causal)
         runs = [run for case in cases for run in (case.forward, case.backward)]
@@ -228,7 +230,7 @@ class _Heads:
     def tensor(self, tokens: int) -> torch.Tensor:
         """(B, H, S, D), as projections lay it out."""
         shape = (1, tokens, self.count, self.head_dim)
-        found = torch.randn(shape, device=self.device, dtype=self.dtype)
+        found = _values(shape, self.device, self.dtype)
         return found.transpose(1, 2).requires_grad_()
 
 
@@ -322,7 +324,7 @@ _Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 def _tensors(size: int, device: torch.device, dtype: torch.dtype, new_pages: bool) -> _Operands:
     """Two factors, and where their product goes if not into new pages; `size` bytes each."""
-    left, right = (torch.randn(size // dtype.itemsize, device=device, dtype=dtype) for _ in "ab")
+    left, right = (_values((size // dtype.itemsize,), device, dtype) for _ in "ab")
     return left, right, None if new_pages else torch.empty_like(left)
 
 
@@ -335,6 +337,17 @@ def _in_new_pages(like: torch.Tensor) -> torch.Tensor:
     """A tensor of the same size in a mapping of its own, whatever the allocator has left over."""
     own = mmap.mmap(-1, like.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(own, dtype=like.dtype)
+
+
+def _values(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Of a standard normal distribution, again and again from one drawing."""
+    drawn, count = _drawn(device, dtype), math.prod(shape)
+    return drawn.repeat(-(-count // drawn.numel()))[:count].clone().view(shape)
+
+
+@cache
+def _drawn(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(_DRAWN_VALUES, device=device, dtype=dtype)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -119,7 +119,7 @@ def assert_rates_cover_dtypes_and_shapes(measured: profiler_pb2.DeviceMeasuremen
         heads = [rate.head_size for rate in measured.attention_rates if rate.dtype == dtype]
         assert heads == [64, 64, 128, 128]
         heads = [rate.head_size for rate in measured.block_attention_rates if rate.dtype == dtype]
-        assert heads == [64] * 3 + [128] * 3
+        assert heads == [64] * 4 + [128] * 4
     assert all(rate.flops_per_second > 0 for rate in measured.matmul_rates)
     for rate in (*attention[0], *attention[1]):
         directions = sorted((rate.forward_flops_per_second, rate.backward_flops_per_second))

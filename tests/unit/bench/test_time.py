@@ -78,20 +78,15 @@ def test_drift_is_told_by_kind() -> None:
     }
 
 
-def test_a_mean_is_of_what_all_profiles_have() -> None:
+def test_a_mean_profile_is_the_first_with_mean_rates() -> None:
     profiles = [profiler_pb2.NodeProfile(devices=[profiler_pb2.Device()]) for _ in range(2)]
     for profile, rate in zip(profiles, (2, 6), strict=True):
-        measured = profile.devices[0].measurements
-        measured.memory_bandwidth_bytes_per_second = rate
-        measured.operation_launch_seconds = 1 / rate
-        measured.matmul_rates.add(rows=8, inner=4, outer=4, flops_per_second=rate)
-    slow = profiles[0].devices[0].measurements.matmul_rates.add(rows=9, inner=4, outer=4)
-    slow.flops_per_second = 1
-    measured = mean_profile(profiles).devices[0].measurements
-    assert measured.memory_bandwidth_bytes_per_second == 3
-    assert measured.operation_launch_seconds == pytest.approx(1 / 3)
-    assert [(rate.rows, rate.flops_per_second) for rate in measured.matmul_rates] == [(8, 3)]
-    assert len(profiles[0].devices[0].measurements.matmul_rates) == 2
+        profile.node_name = f"node {rate}"
+        profile.devices[0].measurements.memory_bandwidth_bytes_per_second = rate
+    mean = mean_profile(profiles)
+    assert mean.node_name == "node 2"
+    assert mean.devices[0].measurements.memory_bandwidth_bytes_per_second == 3
+    assert profiles[0].devices[0].measurements.memory_bandwidth_bytes_per_second == 2
 
 
 def test_every_rate_of_a_profile_has_a_name_of_its_own() -> None:

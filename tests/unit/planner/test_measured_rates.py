@@ -140,3 +140,20 @@ def test_a_direction_without_a_rate_takes_the_other_with_it(
     for curves in (rates.attention(64), rates.blocks(64)):
         assert curves is not None
         assert [curve.points for curve in curves] == [((512, 3e10),), ((512, 4e10),)]
+
+
+@pytest.mark.parametrize(
+    ("shares", "spread"),
+    [
+        ((0.0, 0.0), (1.0, 1.0)),  # one pass
+        ((0.8, 1.3), (0.8, 1.3)),
+        ((1e-9, 1e-9), (0.05, 1.0)),  # no machine's
+    ],
+)
+def test_bounds_are_those_of_the_passes(
+    measured: profiler_pb2.DeviceMeasurements,
+    shares: tuple[float, float],
+    spread: tuple[float, float],
+) -> None:
+    measured.lowest_speed_share, measured.highest_speed_share = shares
+    assert measured_rates(measured, profiler_pb2.Disk()).spread == spread

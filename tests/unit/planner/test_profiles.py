@@ -35,6 +35,15 @@ def test_a_stress_test_beside_other_programs_is_told_of(share: float, said: int)
     assert all("run `elite profile --stress` again" in note for note in notes)
 
 
+@pytest.mark.parametrize(("lowest", "highest", "said"), [(0.97, 1.02, 0), (0.8, 1.15, 1)])
+def test_a_machine_of_changing_speed_is_named(lowest: float, highest: float, said: int) -> None:
+    profile = measured_profile()
+    measured = profile.devices[0].measurements
+    measured.lowest_speed_share, measured.highest_speed_share = lowest, highest
+    notes = machine_from_profile(profile).notes
+    assert sum("between 80% and 115% of its mean speed" in note for note in notes) == said
+
+
 def test_memory_taken_since_the_stress_test_counts() -> None:
     profile = measured_profile()
     profile.devices[0].memory_free_bytes = 5 * GIBIBYTE

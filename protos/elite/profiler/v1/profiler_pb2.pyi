@@ -217,7 +217,7 @@ class MultiInstanceGpu(_message.Message):
     def __init__(self, enabled: _Optional[bool] = ..., parent_uuid: _Optional[str] = ..., gpu_instance_id: _Optional[int] = ..., compute_instance_id: _Optional[int] = ...) -> None: ...
 
 class DeviceMeasurements(_message.Message):
-    __slots__ = ("source", "measured_at", "safe_allocatable_bytes", "runtime_overhead_bytes", "matmul_16bit_flops_per_second", "matmul_16bit_dtype", "matmul_32bit_flops_per_second", "attention_rates", "memory_bandwidth_bytes_per_second", "host_to_device_pinned_bytes_per_second", "host_to_device_pageable_bytes_per_second", "device_to_host_pinned_bytes_per_second", "device_to_host_pageable_bytes_per_second", "matmul_rates", "elementwise_rates", "block_attention_rates", "operation_launch_seconds", "core_wait_share")
+    __slots__ = ("source", "measured_at", "safe_allocatable_bytes", "runtime_overhead_bytes", "matmul_16bit_flops_per_second", "matmul_16bit_dtype", "matmul_32bit_flops_per_second", "attention_rates", "memory_bandwidth_bytes_per_second", "host_to_device_pinned_bytes_per_second", "host_to_device_pageable_bytes_per_second", "device_to_host_pinned_bytes_per_second", "device_to_host_pageable_bytes_per_second", "matmul_rates", "elementwise_rates", "block_attention_rates", "operation_launch_seconds", "core_wait_share", "lowest_speed_share", "highest_speed_share")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     MEASURED_AT_FIELD_NUMBER: _ClassVar[int]
     SAFE_ALLOCATABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +236,8 @@ class DeviceMeasurements(_message.Message):
     BLOCK_ATTENTION_RATES_FIELD_NUMBER: _ClassVar[int]
     OPERATION_LAUNCH_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CORE_WAIT_SHARE_FIELD_NUMBER: _ClassVar[int]
+    LOWEST_SPEED_SHARE_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_SPEED_SHARE_FIELD_NUMBER: _ClassVar[int]
     source: MeasurementSource
     measured_at: _timestamp_pb2.Timestamp
     safe_allocatable_bytes: int
@@ -254,7 +256,9 @@ class DeviceMeasurements(_message.Message):
     block_attention_rates: _containers.RepeatedCompositeFieldContainer[AttentionRate]
     operation_launch_seconds: float
     core_wait_share: float
-    def __init__(self, source: _Optional[_Union[MeasurementSource, str]] = ..., measured_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., safe_allocatable_bytes: _Optional[int] = ..., runtime_overhead_bytes: _Optional[int] = ..., matmul_16bit_flops_per_second: _Optional[float] = ..., matmul_16bit_dtype: _Optional[str] = ..., matmul_32bit_flops_per_second: _Optional[float] = ..., attention_rates: _Optional[_Iterable[_Union[AttentionRate, _Mapping]]] = ..., memory_bandwidth_bytes_per_second: _Optional[float] = ..., host_to_device_pinned_bytes_per_second: _Optional[float] = ..., host_to_device_pageable_bytes_per_second: _Optional[float] = ..., device_to_host_pinned_bytes_per_second: _Optional[float] = ..., device_to_host_pageable_bytes_per_second: _Optional[float] = ..., matmul_rates: _Optional[_Iterable[_Union[MatmulRate, _Mapping]]] = ..., elementwise_rates: _Optional[_Iterable[_Union[ElementwiseRate, _Mapping]]] = ..., block_attention_rates: _Optional[_Iterable[_Union[AttentionRate, _Mapping]]] = ..., operation_launch_seconds: _Optional[float] = ..., core_wait_share: _Optional[float] = ...) -> None: ...
+    lowest_speed_share: float
+    highest_speed_share: float
+    def __init__(self, source: _Optional[_Union[MeasurementSource, str]] = ..., measured_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., safe_allocatable_bytes: _Optional[int] = ..., runtime_overhead_bytes: _Optional[int] = ..., matmul_16bit_flops_per_second: _Optional[float] = ..., matmul_16bit_dtype: _Optional[str] = ..., matmul_32bit_flops_per_second: _Optional[float] = ..., attention_rates: _Optional[_Iterable[_Union[AttentionRate, _Mapping]]] = ..., memory_bandwidth_bytes_per_second: _Optional[float] = ..., host_to_device_pinned_bytes_per_second: _Optional[float] = ..., host_to_device_pageable_bytes_per_second: _Optional[float] = ..., device_to_host_pinned_bytes_per_second: _Optional[float] = ..., device_to_host_pageable_bytes_per_second: _Optional[float] = ..., matmul_rates: _Optional[_Iterable[_Union[MatmulRate, _Mapping]]] = ..., elementwise_rates: _Optional[_Iterable[_Union[ElementwiseRate, _Mapping]]] = ..., block_attention_rates: _Optional[_Iterable[_Union[AttentionRate, _Mapping]]] = ..., operation_launch_seconds: _Optional[float] = ..., core_wait_share: _Optional[float] = ..., lowest_speed_share: _Optional[float] = ..., highest_speed_share: _Optional[float] = ...) -> None: ...
 
 class AttentionRate(_message.Message):
     __slots__ = ("sequence_tokens", "flops_per_second", "dtype", "head_size", "forward_flops_per_second", "backward_flops_per_second", "kernel")
