@@ -147,13 +147,14 @@ def layer_activations(
     repeats_keys: bool = False,
     streaming: bool = False,
     key_chunks: int = 0,
+    pieces: int = 1,
 ) -> LayerActivations:
     """Activation bytes per token of one layer of `model` with these adapters.
 
     repeats_keys: keys and values are repeated to every query head before the kernel.
     streaming: keys and values wait in the streaming executor's memory instead.
     key_chunks: chunks of keys in a block of its backward on a GPU; 0: a CPU's kernel has no
-    workspace that counts.
+    workspace that counts. pieces: of a chunk's queries in a CPU's, each with gradients of the keys.
     """
     kept = KeptActivations(model, element_bytes, adapters, repeats_keys, streaming)
     in_mlp, in_norm = _backward_moments(model, kept, element_bytes)
@@ -161,8 +162,9 @@ def layer_activations(
     has_both = model.architecture.norm_after_mlp
     moments: tuple[PerToken, ...] = (in_mlp, in_norm) if has_both else (in_mlp,)
     moments = (*moments, *_attention_moments(model, kept, element_bytes))
-    if streaming and key_chunks:
-        moments = (*moments, _workspace_moment(model, kept, element_bytes, key_chunks))
+    if streaming and (key_chunks or pieces > 1):
+        width = _workspace(model, element_bytes, key_chunks, pieces)
+        moments = (*moments, PerToken(kept.total - kept.mlp + width, kept.per_rank))
     moments = _undominated(moments)
     return LayerActivations(
         kept=PerToken(kept.total, kept.per_rank),
@@ -358,21 +360,19 @@ def _undominated(
     return tuple(left)
 
 
-def _workspace_moment(
-    model: ModelShape, kept: KeptActivations, element: int, key_chunks: int
-) -> PerToken:
-    """Bytes in a GPU's backward of attention, with the kernel's workspace (bench/results/gpu.json).
+def _workspace(model: ModelShape, element: int, key_chunks: int, pieces: int) -> int:
+    """Bytes in attention's backward, with a GPU's kernel's workspace (bench/results/gpu.json).
 
     Of queries: the gradient that comes in, this block's and the sum so far. Of keys: this block's.
     Workspace: the queries' gradient in fp32, and where heads share keys, the keys' for every head.
+    On a CPU (no key_chunks) none; but every piece's gradients of the keys, and their sums in fp32.
     """
     query, key_value = model.query_width, model.key_value_width
-    of_queries = (2 * element + 2 * FLOAT32_BYTES) * query
-    of_keys = 2 * element * key_value
-    if key_value < query:
-        of_keys += 2 * element * query
-    width = of_queries + key_chunks * of_keys + element * model.hidden_size
-    return PerToken(kept.total - kept.mlp + width, kept.per_rank)
+    width = (2 * element + FLOAT32_BYTES) * query + element * model.hidden_size
+    if not key_chunks:
+        return width + 2 * (pieces * element + FLOAT32_BYTES) * key_value
+    of_keys = 2 * element * (key_value + query * (key_value < query))
+    return width + FLOAT32_BYTES * query + key_chunks * of_keys
 
 
 def _final_norm(model: ModelShape, element: int) -> int:

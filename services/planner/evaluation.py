@@ -202,12 +202,11 @@ class Evaluation:
         """Terms of the model under the executor, dtype and heads of a set."""
         key = (chosen.executor, chosen.dtype, chosen.attention_kernel, chosen.key_value_heads)
         if key not in self._terms:
-            on_cuda = self._machine.runs_gpu_kernels
+            on_cuda, rates = self._machine.runs_gpu_kernels, self._machine.rates
+            shared = (self._model, chosen, self._adapters)
             self._terms[key] = (
-                model_terms(self._model, chosen, self._adapters, on_cuda=on_cuda),
-                time_terms(
-                    self._model, chosen, self._adapters, self._machine.rates, on_cuda=on_cuda
-                ),
+                model_terms(*shared, on_cuda=on_cuda, threads=rates.threads),
+                time_terms(*shared, rates, on_cuda=on_cuda),
             )
         return self._terms[key]
 

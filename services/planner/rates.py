@@ -177,7 +177,7 @@ class Rates:
 
     spread: lowest and highest share of the expected rates that were seen: among cards, or passes of
     a stress test. launch_seconds: what Python takes to ask for one operation. threads: of a
-    CPU, which were measured with whole heads for each; 0 where that makes no difference.
+    CPU, which were measured with a KV head for each; 0 where that makes no difference.
     """
 
     by_element_bytes: Mapping[int, DtypeRates]
@@ -193,12 +193,6 @@ class Rates:
     def of(self, element_bytes: int) -> DtypeRates | None:
         """Rates of a dtype; None when this machine has none."""
         return self.by_element_bytes.get(element_bytes)
-
-    def busy_share(self, heads: int) -> float:
-        """Of the threads' time, how much they work where each is given whole heads."""
-        if not self.threads:
-            return 1.0
-        return heads / (math.ceil(heads / self.threads) * self.threads)
 
 
 def single_rates(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from services.common.attention_threads import most_query_pieces
 from services.planner.activations import LayerActivations, layer_activations
 from services.planner.adapters import Adapters
 from services.planner.architectures import Norm
@@ -96,9 +97,17 @@ class SetTerms:
 
 
 def model_terms(
-    model: ModelShape, chosen: OptimizationSet, adapters: Adapters, *, on_cuda: bool = False
+    model: ModelShape,
+    chosen: OptimizationSet,
+    adapters: Adapters,
+    *,
+    on_cuda: bool = False,
+    threads: int = 0,
 ) -> ModelTerms:
-    """The terms of a model under the dtype, kernel and heads of a set."""
+    """The terms of a model under the dtype, kernel and heads of a set.
+
+    threads: of a CPU; 0 where they are not known.
+    """
     converted = model.with_key_value_heads(chosen.key_value_heads)
     element = chosen.dtype.element_bytes
     architecture = converted.architecture
@@ -106,6 +115,7 @@ def model_terms(
     layer = layer_activations(
         converted, element, adapters, repeats_keys=repeats, streaming=chosen.streaming,
         key_chunks=key_chunks(chosen.attention_kernel, on_cuda=True) if on_cuda else 0,
+        pieces=most_query_pieces(converted.key_value_head_count, threads),
     )  # fmt: skip
     linears = [linear for linear in converted.linears if adapters.targets(linear.name)]
     pooled = 2 * converted.layer_count * converted.hidden_size * converted.key_value_width

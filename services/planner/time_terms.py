@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from services.common.attention_threads import busy_share, query_pieces
 from services.planner.adapters import Adapters
 from services.planner.architectures import Mlp, Norm, QueryKeyNorm
 from services.planner.arithmetic import Number
@@ -21,6 +22,8 @@ from services.planner.rates import DtypeRates, ElementwiseRates, RateCurve, Rate
 # Operations of torch for every one that moves data: views above all, stores, attention. Counted in
 # steps of four families (tests/integration/planner/test_launches.py).
 _LAUNCHED = 4
+# Lengths of chunks, in powers of two, for which the cut into pieces is known.
+_CHUNK_POWERS = range(6, 16)
 # Multiply-adds count twice.
 FORWARD_OPERATIONS = 2
 
@@ -83,8 +86,10 @@ def time_terms(
         with_input = [linear for row, linear in rows if row.inputs == "hidden"]
     forward, backward = of_dtype.attention(converted.head_size, chosen.attention_kernel)
     blocks = of_dtype.blocks(converted.head_size, chosen.attention_kernel)
-    # A CPU's backward gives threads whole heads (torch 2.13).
-    busy = rates.busy_share(converted.query_head_count)
+    groups, threads = converted.key_value_head_count, rates.threads
+    backward = backward.times(busy_share(groups, threads) if threads else 1.0)
+    if blocks is not None and threads:
+        blocks = blocks[0], _in_pieces(blocks[1], groups, threads)
     products = len(converted.linears)
     adapted = sum(adapters.targets(linear.name) for linear in converted.linears)
     traffic, results, operations = _forward_elementwise(
@@ -105,13 +110,23 @@ def time_terms(
         elementwise_overhead=operations * overhead,
         launch_seconds=_LAUNCHED * (products + 2 * adapted + operations) * rates.launch_seconds,
         attention_forward=forward,
-        attention_backward=backward.times(busy),
-        blocks=blocks and (blocks[0], blocks[1].times(busy)),
+        attention_backward=backward,
+        blocks=blocks,
         key_chunks=key_chunks(chosen.attention_kernel, on_cuda=on_cuda),
         on_cuda=on_cuda,
         elementwise=of_dtype.elementwise,
         rates=rates,
     )
+
+
+def _in_pieces(backward: RateCurve, key_value_heads: int, threads: int) -> RateCurve:
+    """A CPU's rates by the length of a chunk whose queries are cut into pieces for its threads."""
+    points = []
+    for chunk in (2**power for power in _CHUNK_POWERS):
+        pieces = query_pieces(key_value_heads, threads, chunk)
+        rate = float(backward.at(chunk / pieces))
+        points.append((float(chunk), rate * busy_share(pieces * key_value_heads, threads)))
+    return RateCurve.of(points)
 
 
 def _width(inputs: int, outputs: int) -> float:

@@ -257,21 +257,31 @@ def test_a_cpu_computes_in_the_thread_that_asks() -> None:
     assert evaluate(TIER, PLAIN, MODEL, on_gpu, Sizing()).cost.lines["launch"] == 0
 
 
-@pytest.mark.parametrize("chosen", [PLAIN, STREAMED], ids=["resident", "streaming"])
-def test_threads_that_get_no_head_wait_for_the_others_in_a_cpus_backward(
-    chosen: OptimizationSet,
-) -> None:
-    def seconds(threads: int, device: Machine) -> float:
-        one = replace(device, rates=replace(device.rates, threads=threads))
-        return float(evaluate(TIER, chosen, MODEL, one, Sizing()).cost.lines["attention"])
+def attention_seconds(chosen: OptimizationSet, device: Machine, threads: int, chunk: int) -> float:
+    one = replace(device, rates=replace(device.rates, threads=threads))
+    found = evaluate(TIER, chosen, MODEL, one, Sizing(chunk_tokens=chunk))
+    return float(found.cost.lines["attention"])
 
-    assert MODEL.query_head_count == 12
-    for device in (machine(), attending_at(30e12, 20e12)):
-        even, uneven = seconds(4, device), seconds(5, device)
-        assert even == seconds(0, device)
-        # Three rounds of five heads for twelve; a forward is shared by blocks of queries too.
-        assert even < uneven < even * 15 / 12
-        assert seconds(24, device) - even == pytest.approx(4 * (uneven - even))
+
+def test_threads_that_get_no_head_wait_for_the_others_in_a_cpus_backward() -> None:
+    assert MODEL.key_value_head_count == 2
+    device = machine()
+    even, uneven = (attention_seconds(PLAIN, device, threads, 0) for threads in (2, 3))
+    assert even == attention_seconds(PLAIN, device, 0, 0)
+    # A backward takes as long as one with three heads; a forward is shared by blocks of queries.
+    assert even < uneven < even * 3 / 2
+    assert attention_seconds(PLAIN, device, 8, 0) - even == pytest.approx(6 * (uneven - even))
+
+
+def test_chunks_are_cut_for_threads_that_would_get_no_head() -> None:
+    """But for the triangle of a chunk's own keys, and chunks that are too short for it."""
+    device = attending_at(30e12, 20e12)
+    none, cut = (attention_seconds(STREAMED, device, threads, 1024) for threads in (0, 4))
+    assert none == attention_seconds(STREAMED, device, 2, 1024)
+    triangles = 1024 / TIER.tokens
+    assert none * (1 + triangles / 4) < cut < none * (1 + triangles)
+    short = [attention_seconds(STREAMED, device, threads, 256) for threads in (0, 4)]
+    assert short[1] > 1.5 * short[0]
 
 
 def test_short_kernels_wait_for_python() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from services.common.attention_threads import query_pieces
 from services.trainer.engine.failures import BAD_MODEL, EngineError
 
 _ATEN: Any = torch.ops.aten
@@ -79,10 +80,24 @@ class CpuFlash:
         self, gradient: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
         output: torch.Tensor, lse: torch.Tensor, is_causal: bool, scale: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Gradients of q, k, v."""
+        """Gradients of q, k, v; of a block without a mask in pieces that keep all threads at work.
+
+        dk and dv are in fp32 then.
+        """
+        pieces = 1
+        if q.shape[0] == 1 and not is_causal:
+            pieces = query_pieces(k.shape[1], torch.get_num_threads(), q.shape[2])
+        if pieces > 1:
+            gradient, q, output = (_in_pieces(x, pieces) for x in (gradient, q, output))
+            lse = _in_pieces(lse.unsqueeze(-1), pieces).squeeze(-1)
+            k, v = (x.expand(pieces, -1, -1, -1) for x in (k, v))
         dq, dk, dv = _ATEN._scaled_dot_product_flash_attention_for_cpu_backward(
             gradient, q, k, v, output, lse, 0.0, is_causal, scale=scale
         )
+        if pieces > 1:
+            # The kernel lays gradients out by token, so that this is no copy.
+            dq = dq.transpose(1, 2).flatten(0, 1).unsqueeze(0).transpose(1, 2)
+            dk, dv = (x.sum(0, keepdim=True, dtype=torch.float32) for x in (dk, dv))
         return dq, dk, dv
 
 
@@ -244,6 +259,12 @@ def choose_kernel(planned: str, heads: Heads) -> Kernel:
 def _no_randomness(device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Seed and offset of a generator that nothing draws from."""
     return torch.zeros(2, dtype=dtype, device=device), torch.zeros((), dtype=dtype, device=device)
+
+
+def _in_pieces(tensor_1hsd: torch.Tensor, pieces: int) -> torch.Tensor:
+    """(1, H, S, D) to (pieces, H, S / pieces, D): pieces of the queries, as rows; a view."""
+    by_piece: torch.Tensor = tensor_1hsd[0].unflatten(1, (pieces, -1))
+    return by_piece.transpose(0, 1)
 
 
 def _repeated(tensor: torch.Tensor, heads: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.trainer.engine.failures import EngineError
+from services.trainer.engine.streaming import kernels
 from services.trainer.engine.streaming.block_attention import attend, attend_backward
 from services.trainer.engine.streaming.blocks import Block, BlockShape, causal_blocks
 from services.trainer.engine.streaming.chunks import chunks_of
@@ -86,6 +87,52 @@ def test_blocks_together_are_plain_attention(number: int, window: int | None) ->
     found = _in_blocks(KERNELS[number], q, k, v, dy, window)
     for ours, theirs in zip(found, expected, strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) <= tolerance
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4])
+@pytest.mark.parametrize(("heads", "key_value_heads"), [(9, 3), (4, 4), (5, 1)])
+def test_queries_in_pieces_have_the_same_gradients(
+    pieces: int, heads: int, key_value_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a block of earlier keys, of another length than its queries."""
+    asked: list[tuple[int, ...]] = []
+
+    def cut(*of: int) -> int:
+        asked.append(of)
+        return pieces
+
+    monkeypatch.setattr(kernels, "query_pieces", cut)
+    generator = torch.Generator().manual_seed(2)
+    q, dy = (torch.randn(1, 16, heads, 8, generator=generator) for _ in "qy")
+    k, v = (torch.randn(1, 24, key_value_heads, 8, generator=generator) for _ in "kv")
+    leaves = [tensor.transpose(1, 2).requires_grad_() for tensor in (q, k, v)]
+    gradient = dy.transpose(1, 2)
+    output = torch.nn.functional.scaled_dot_product_attention(*leaves, scale=0.3, enable_gqa=True)
+    expected = torch.autograd.grad(output, leaves, gradient)
+    kernel = kernels.CpuFlash()
+    q, k, v = (leaf.detach() for leaf in leaves)
+    found, lse = kernel.forward(q, k, v, is_causal=False, scale=0.3)
+    gradients = kernel.backward(gradient, q, k, v, found, lse, is_causal=False, scale=0.3)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    # The queries' gradients are laid out by token, as they are added up.
+    assert gradients[0].transpose(1, 2).is_contiguous()
+    assert asked == [(key_value_heads, torch.get_num_threads(), 16)]
+
+
+def test_masks_and_batches_are_left_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "query_pieces", lambda *_: 2)
+    kernel = kernels.CpuFlash()
+    for batch, is_causal in ((2, False), (1, True)):
+        q, k, v, dy = (torch.randn(batch, 2, 8, 8) for _ in range(4))
+        output, lse = kernel.forward(q, k, v, is_causal, 0.3)
+        dq, dk, _ = kernel.backward(dy, q, k, v, output, lse, is_causal, 0.3)
+        leaves = [tensor.requires_grad_() for tensor in (q, k)]
+        whole = torch.nn.functional.scaled_dot_product_attention(
+            *leaves, v, is_causal=is_causal, scale=0.3
+        )
+        for ours, theirs in zip((dq, dk), torch.autograd.grad(whole, leaves, dy), strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 def _plain(q, k, v, dy, window) -> list[torch.Tensor]:
