@@ -88,6 +88,9 @@ SECTIONS = (
     Section(
         "waiting", "How long threads wait awake", report_measurements.waiting, optional=True
     ),
+    Section(
+        "pieces", "Attention's backward in pieces", report_measurements.pieces, optional=True
+    ),
     Section("chaos", "What was broken, and what was lost", report_chaos.chaos),
     Section("load", "Many clients at once", report_load.load),
     Section("gpu", "GPU", report_gpu.gpu, needs_gpu=True),

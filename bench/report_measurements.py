@@ -361,6 +361,35 @@ def waiting(document: Document) -> Body:
     return Body(f"{finding}.", [table(("threads wait awake", *places), rows)], limits)
 
 
+def pieces(document: Document) -> Body:
+    """Steps with attention's backward whole and in pieces."""
+    cases = document.get("cases", [])
+    if not cases:
+        return Body(f"The file has no cases: {NOT_MEASURED}.")
+    rows, ratios, apart = [], [], 0.0
+    for case in cases:
+        whole, cut = case["ways"]["whole"], case["ways"]["in pieces"]
+        ratio = cut["seconds"] / whole["seconds"]
+        if case["pieces"] > 1:
+            ratios.append(ratio)
+        apart = max(apart, abs(cut["gradient_norm"] / whole["gradient_norm"] - 1))
+        rows.append(
+            (case["model"], case["key_value_heads"], count(case["chunk_tokens"]), case["pieces"],
+             _spread(whole["samples"]), _spread(cut["samples"]), f"{ratio:.2f}",
+             size(whole["peak_bytes"]), size(cut["peak_bytes"]))
+        )  # fmt: skip
+    shares = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else NOT_MEASURED
+    finding = f"Cut for {document['threads']} threads, a step's time over that of whole: {shares}"
+    head = ("model", "KV heads", "chunk", "pieces", "whole", "in pieces", "ratio",
+            "peak whole", "peak in pieces")  # fmt: skip
+    limits = [
+        f"{count(cases[0]['tokens'])} tokens in fp32, {document['rounds']} rounds in turns: median, "
+        f"least and most. Losses are the same; gradient norms differ by {apart:.0e} at most.",
+        "Where the KV heads are a multiple of the threads nothing is cut.",
+    ]
+    return Body(f"{finding}.", [table(head, rows)], limits)
+
+
 def _spread(samples: Sequence[float]) -> str:
     middle = statistics.median(samples)
     return f"{seconds(middle)} ({seconds(min(samples))} to {seconds(max(samples))})"
