@@ -13,7 +13,7 @@ from elite_cli.settings import CliSettings
 def profile(
     context: typer.Context,
     stress: Annotated[
-        bool, typer.Option("--stress", help="Measure memory and speed; takes a minute or so.")
+        bool, typer.Option("--stress", help="Measure memory and speed; takes two minutes or so.")
     ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="With --stress: shorter probes, noisier figures.")

@@ -93,6 +93,9 @@ def _measured_facts(device: profiler_pb2.Device) -> list[tuple[str, str]]:
     if measured.core_wait_share:
         waited = f"{measured.core_wait_share:.0%} of the test, for cores that others had"
         facts.append(("waited", waited))
+    if measured.lowest_speed_share:
+        slowest, fastest = measured.lowest_speed_share, measured.highest_speed_share
+        facts.append(("speed", f"{slowest:.0%} to {fastest:.0%} of its mean, pass by pass"))
     if measured.HasField("measured_at"):
         facts.append(("measured", _age(measured.measured_at.ToSeconds())))
     return [(name, value) for name, value in facts if value]

@@ -35,13 +35,14 @@ def test_a_profile(width: int) -> None:
     device.measurements.matmul_16bit_dtype = "bfloat16"
     device.measurements.matmul_16bit_flops_per_second = 7.9e14
     device.measurements.attention_rates.add(sequence_tokens=4096, flops_per_second=3e14)
+    device.measurements.lowest_speed_share, device.measurements.highest_speed_share = 0.93, 1.08
     device.measurements.measured_at.FromSeconds(int(time.time()) - 7200)
     node.software.attention_kernels.add(name="sdpa_flash", status=profiler_pb2.KERNEL_STATUS_WORKS)
     text = " ".join(text_of(lambda console: render_profile(console, node), width).split())
     for expected in (
         "GPU 0: NVIDIA H100 [SXM]", "79.0 GiB free of 80.0 GiB", "matmul, bfloat16 790 TFLOP/s",
         "300 TFLOP/s at 4,096 tokens", "ECC off", "clocks: Not Supported", "2 h ago",
-        "sdpa_flash yes",
+        "sdpa_flash yes", "speed 93% to 108% of its mean, pass by pass",
     ):  # fmt: skip
         assert expected in text, expected
 
