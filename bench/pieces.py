@@ -83,7 +83,7 @@ def main() -> None:
             case = measure(model, options.tokens, chunk_tokens, options.rounds)
             cases.append(case)
             seconds = {way: f"{one['seconds']:.2f} s" for way, one in case["ways"].items()}
-            print(f"{case['model']:20} {chunk_tokens:6} tokens a chunk, {case['pieces']}: {seconds}")
+            print(f"{model:20} {chunk_tokens:6} tokens a chunk, cut in {case['pieces']}: {seconds}")
     document = {
         "machine": describe_machine(), "threads": available_cores(), "rounds": options.rounds,
         "cases": cases,

@@ -366,15 +366,17 @@ def pieces(document: Document) -> Body:
     cases = document.get("cases", [])
     if not cases:
         return Body(f"The file has no cases: {NOT_MEASURED}.")
-    rows, ratios, apart = [], [], 0.0
+    rows, ratios, apart = [], [], {"losses": 0.0, "gradient norms": 0.0}
     for case in cases:
         whole, cut = case["ways"]["whole"], case["ways"]["in pieces"]
         ratio = cut["seconds"] / whole["seconds"]
         if case["pieces"] > 1:
             ratios.append(ratio)
-        apart = max(apart, abs(cut["gradient_norm"] / whole["gradient_norm"] - 1))
+        for name, key in zip(apart, ("loss", "gradient_norm"), strict=True):
+            apart[name] = max(apart[name], abs(cut[key] / whole[key] - 1))
         rows.append(
-            (case["model"], case["key_value_heads"], count(case["chunk_tokens"]), case["pieces"],
+            (case["model"], str(case["key_value_heads"]), count(case["chunk_tokens"]),
+             str(case["pieces"]),
              _spread(whole["samples"]), _spread(cut["samples"]), f"{ratio:.2f}",
              size(whole["peak_bytes"]), size(cut["peak_bytes"]))
         )  # fmt: skip
@@ -383,8 +385,10 @@ def pieces(document: Document) -> Body:
     head = ("model", "KV heads", "chunk", "pieces", "whole", "in pieces", "ratio",
             "peak whole", "peak in pieces")  # fmt: skip
     limits = [
-        f"{count(cases[0]['tokens'])} tokens in fp32, {document['rounds']} rounds in turns: median, "
-        f"least and most. Losses are the same; gradient norms differ by {apart:.0e} at most.",
+        f"{count(cases[0]['tokens'])} tokens in fp32, {document['rounds']} rounds in turns: "
+        "median, least and most. Of the same step both ways, "
+        + listed(f"{name} differ by {most:.1g} of themselves" for name, most in apart.items())
+        + " at most.",
         "Where the KV heads are a multiple of the threads nothing is cut.",
     ]
     return Body(f"{finding}.", [table(head, rows)], limits)

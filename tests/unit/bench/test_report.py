@@ -23,6 +23,7 @@ from bench import (
 from bench.report_facts import facts
 from bench.report_text import Ratio, percent, ratio_of, seconds, significant, span, summarise
 from elite_cli.charts.files import save
+from tests.unit.bench import test_pieces
 
 MACHINE = {"cpu": "Some CPU", "cores": 3, "torch": "2.0", "date": "2001-02-03"}
 
@@ -71,6 +72,7 @@ def gpu_row(tier: int, layers: int) -> dict[str, Any]:
 
 
 DOCUMENTS: Mapping[str, Any] = {
+    "pieces": {**test_pieces.DOCUMENT, "machine": MACHINE},
     "waiting": {"machine": MACHINE, "model": "a", "tokens": 64, "rounds": 3, "cases": [
         {"policy": policy, "place": place, "seconds": samples[0], "samples": samples}
         for policy, place, *samples in (
