@@ -40,7 +40,7 @@ _TIERS = {False: (1, 8), True: (1, 4)}
 # Too large for most cards whole: their weights are streamed.
 _LARGE_MODELS = ("llama-3.1-8b", "llama-3.1-70b")
 _LARGE_MODELS_SETS = ("streaming weights from host",)
-# A pretended card: rates do not touch memory.
+# A pretended card: of its rates only the threads touch memory.
 _DTYPE_RATES = single_rates(1e12, [(1.0, 1e12)], 1e11)
 _MACHINE = Machine(
     device_name="oracle", device_kind=DeviceKind.CUDA, device_index=0, shared_memory=False,
@@ -140,17 +140,28 @@ class Case:
 
 
 def run_case(
-    model: ModelShape, tier: Tier, name: str, config: Mapping[str, object] | None = None
+    model: ModelShape,
+    tier: Tier,
+    name: str,
+    config: Mapping[str, object] | None = None,
+    *,
+    threads: int = 1,
+    chunk_tokens: int = 0,
 ) -> Case:
-    """Predicts and measures one step. config: the model's config.json; None: the catalogue's."""
+    """Predicts and measures one step. config: the model's config.json; None: the catalogue's.
+
+    threads: of a CPU, which attention's backward is cut for. chunk_tokens: 0: as planned.
+    """
+    machine = replace(_MACHINE, rates=replace(_MACHINE.rates, threads=threads))
     chosen, adapters = SETS[name].chosen, SETS[name].adapters_of(model)
     model = SETS[name].shape_of(model)
-    candidate = Evaluation(model, _MACHINE, adapters).one(tier, chosen, Sizing())
-    budget = search.budget_for(_MACHINE, search.Constraints())
-    answer = responses.Answer(model, _MACHINE, budget, adapters)
+    sizing = Sizing(chunk_tokens=chunk_tokens)
+    candidate = Evaluation(model, machine, adapters).one(tier, chosen, sizing)
+    budget = search.budget_for(machine, search.Constraints())
+    answer = responses.Answer(model, machine, budget, adapters)
     plan = responses.plan_message(candidate, answer)
     fields = config_of(model, config)
-    measured = measure_step(AutoConfig.for_model(**fields), plan, fake=True)
+    measured = measure_step(AutoConfig.for_model(**fields), plan, fake=True, threads=threads)
     device = candidate.memory.device
     lines = {line: size for line, size in device.lines.items() if line != "optimizer"}
     return Case(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -41,11 +42,14 @@ class Measurement:
     pinned_bytes: int = 0
 
 
-def measure_step(config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool) -> Measurement:
+def measure_step(
+    config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool, threads: int = 1
+) -> Measurement:
     """Peak of forward, loss and backward over one window, as the plan sets the engine up.
 
     The optimizer's states are not in it: their bytes are known (`optimizer-states`). The base
-    weights are in the compute dtype.
+    weights are in the compute dtype. threads: among which a CPU's attention is shared out, whatever
+    this machine has; a step that stands for a card's has one.
     """
     dtype = DTYPES[plan.execution.compute_dtype]
     register_attention()
@@ -59,7 +63,8 @@ def measure_step(config: PretrainedConfig, plan: planner_pb2.Plan, *, fake: bool
             convert_key_value_heads(model, plan.execution.key_value_head_count)
         adapted = add_adapters(model, plan.lora, dtype, seed=0)
     tracker = StorageTracker()
-    with FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext():
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
+    with patch.object(torch, "get_num_threads", return_value=threads), mode:
         with tracker:
             _materialise(adapted)
             if plan.execution.weight_placement == planner_pb2.PLACEMENT_HOST:

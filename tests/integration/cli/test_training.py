@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.common.engine_process import available_cores
 from tests.integration.cli.command_line import Elite, Stack, start_stack, wait_until
 
 TERMINAL = {"RUN_STATE_SUCCEEDED", "RUN_STATE_FAILED", "RUN_STATE_CANCELLED"}
@@ -87,8 +88,11 @@ def test_pooled_heads_are_asked_for_and_measured(
 
     folder = tmp_path / "full-heads"
     shutil.copytree(tiny_model, folder)
-    # One in eight is left, and plans take that only where every thread of this CPU gets some.
-    config = AutoConfig.from_pretrained(folder, num_attention_heads=32, num_key_value_heads=32)
+    # One in eight is left, and plans take that only where every thread of this CPU gets one.
+    kept = available_cores()
+    config = AutoConfig.from_pretrained(
+        folder, hidden_size=8 * kept, num_attention_heads=8 * kept, num_key_value_heads=8 * kept
+    )
     config.head_dim = 8
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     lines = stack.elite.json_lines(
@@ -97,10 +101,11 @@ def test_pooled_heads_are_asked_for_and_measured(
     )  # fmt: skip
     events = [line["event"] for line in lines if "event" in line]
     (loaded,) = [event["modelLoaded"] for event in events if "modelLoaded" in event]
-    assert loaded["applied"][0].startswith("key-value heads: 32 to 4 by mean pooling; loss ")
+    pooled = f"key-value heads: {8 * kept} to {kept} by mean pooling; loss "
+    assert loaded["applied"][0].startswith(pooled)
     assert loaded["applied"][0].endswith(" after, on 256 tokens of your data")
     (saved,) = [event["adapterSaved"] for event in events if "adapterSaved" in event]
-    assert "key_value_head_count: 4" in (Path(saved["path"]) / "README.md").read_text()
+    assert f"key_value_head_count: {kept}" in (Path(saved["path"]) / "README.md").read_text()
 
 
 def test_a_window_longer_than_the_models_own_is_streamed(

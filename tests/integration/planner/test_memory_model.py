@@ -109,6 +109,27 @@ def test_a_shape_nobody_has_published_takes_what_was_predicted(name: str, set_na
     assert -0.01 <= found <= 0.03, f"predicted {found:+.2%}"
 
 
+@pytest.mark.parametrize("set_name", ["streaming bfloat16", "streaming float32"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "cohere"])
+def test_queries_cut_for_a_cpus_threads_take_what_was_predicted(name: str, set_name: str) -> None:
+    """Gradients of the keys for every piece; where chunks need fewer than the longest, no more."""
+    from bench.memory import run_case
+    from services.planner.ladder import load_ladder
+    from services.planner.models import model_from_config
+
+    # Eight heads on sixteen threads: two pieces of any chunk. On 24: eight of 2 048 tokens.
+    config = {"model_type": name, **SMALL, **SHAPES[name]}
+    model, tier = model_from_config(json.dumps(config)), load_ladder()[0]
+    measured = []
+    for threads, chunk_tokens, most in ((1, 2048, 0.03), (16, 2048, 0.03), (24, 2048, 0.03),
+                                        (24, 1024, 0.3)):  # fmt: skip
+        found = run_case(model, tier, set_name, config, threads=threads, chunk_tokens=chunk_tokens)
+        assert -0.01 <= found.error <= most, f"predicted {found.error:+.2%} for {threads} threads"
+        measured.append(found.measured_bytes)
+    whole, in_two, in_eight, _ = measured
+    assert whole <= in_two < in_eight
+
+
 @pytest.mark.parametrize("set_name", BOUNDS)
 @pytest.mark.parametrize("model_id", ["smollm2-135m", "phi-2", "olmo-2-1b"])
 def test_other_adapters_take_no_more_than_predicted(model_id: str, set_name: str) -> None:
